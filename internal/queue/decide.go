@@ -1,0 +1,102 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Settlement is what becomes of a job after an attempt.
+type Settlement struct {
+	Status           Status
+	Ending           Ending
+	RetryCount       int
+	CrashCount       int
+	DueAt            Time
+	UnavailableSince Time
+	MatchPending     bool
+	ErrorMessage     Text
+	FinishedAt       Time
+	Result           Result
+	Version          string
+	ConfigHash       string
+}
+
+// MaxCrashes is how many dead workers a job may be suspected of.
+const MaxCrashes = 3
+
+// decide is the whole policy of what follows an attempt. It is pure: the job as
+// it was claimed, the route's policy, what the handler returned, the time, and
+// the dice for the jitter, in [0,1).
+func decide(j Job, r Retry, err error, now Time, dice float64) Settlement {
+	s := Settlement{RetryCount: j.RetryCount, DueAt: j.DueAt, FinishedAt: now, MatchPending: j.MatchPending}
+	if err == nil {
+		s.Status, s.Ending, s.MatchPending = StatusCompleted, EndCompleted, false
+		return s
+	}
+	s.ErrorMessage = Clean(err.Error())
+	var permanent *PermanentError
+	var away *UnavailableError
+	switch {
+	case errors.Is(err, ErrStopped):
+		return giveBack(j, EndStopped, s.ErrorMessage, now)
+	case errors.Is(err, ErrLeaseLost):
+		return giveBack(j, EndLost, s.ErrorMessage, now)
+	case errors.Is(err, errSkip):
+		s.Status, s.Ending, s.MatchPending = StatusCompleted, EndSkipped, false
+	case errors.As(err, &permanent):
+		s.Status, s.Ending = StatusDeadLetter, EndDeadLetter
+	case errors.As(err, &away) && r.Unavailable.For > 0:
+		decideAway(&s, j, r.Unavailable, away, now, dice)
+	case j.RetryCount >= j.MaxRetries:
+		s.Status, s.Ending = StatusDeadLetter, EndDeadLetter
+	default:
+		s.Status, s.Ending = StatusFailed, EndFailed
+		s.RetryCount++
+		s.DueAt = now.Add(r.wait(s.RetryCount, dice))
+	}
+	return s
+}
+
+// errSkip says that a route whose match was left open does not want the event.
+var errSkip = errors.New("the route does not want this event")
+
+func decideAway(s *Settlement, j Job, u Unavailable, away *UnavailableError, now Time, dice float64) {
+	since := j.UnavailableSince
+	if since == 0 {
+		since = now
+	}
+	streak := now.Sub(since)
+	if streak >= u.For {
+		s.Status, s.Ending = StatusDeadLetter, EndDeadLetter
+		s.ErrorMessage = Clean(fmt.Sprintf("unavailable for %s: %s", streak, away.Error()))
+		return
+	}
+	s.Status, s.Ending, s.UnavailableSince = StatusFailed, EndUnavailable, since
+	s.DueAt = now.Add(max(u.waitInStreak(streak, dice), min(away.RetryAfter, MaxRetryAfter)))
+}
+
+// giveBack returns a job as if it had not been claimed, except that the claim's
+// history is kept.
+func giveBack(j Job, how Ending, why Text, now Time) Settlement {
+	return Settlement{
+		Status: StatusPending, Ending: how, ErrorMessage: why, FinishedAt: now,
+		RetryCount: j.RetryCount, CrashCount: j.CrashCount, DueAt: j.DueAt,
+		UnavailableSince: j.UnavailableSince, MatchPending: j.MatchPending,
+	}
+}
+
+// afterCrash is what becomes of a job whose worker died. Only a suspect that
+// was running is counted, if there was one, else every job of that worker: a
+// poison job must not condemn its neighbours.
+func afterCrash(j Job, counted bool, now Time) Settlement {
+	s := giveBack(j, EndCrashed, Clean("worker "+string(j.WorkerID)+" died"), now)
+	if !counted {
+		return s
+	}
+	s.CrashCount++
+	if s.CrashCount >= MaxCrashes {
+		s.Status = StatusDeadLetter
+		s.ErrorMessage = Clean(fmt.Sprintf("%d workers died while running it, the last one %s", s.CrashCount, j.WorkerID))
+	}
+	return s
+}

@@ -1,0 +1,47 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// What can go wrong, for errors.Is. The command line maps these to exit codes
+// and the server to HTTP codes, each in one table.
+var (
+	ErrNotFound     = errors.New("not found")
+	ErrAmbiguous    = errors.New("ambiguous")
+	ErrRefused      = errors.New("refused")                       // the state does not allow it
+	ErrInvalid      = errors.New("invalid")                       // a value that can't be used
+	ErrUnavailable  = errors.New("database unavailable")          // away, locked, full, unreadable; may come back
+	ErrBusy         = errors.New("too much waits for the disk")   // the writer's queue is full
+	ErrBroken       = errors.New("the disk failed to sync")       // nothing cached can be trusted: restart
+	ErrSchema       = errors.New("schema version does not match") // older or newer than this program
+	ErrStale        = errors.New("claim is stale")                // another claim, or a verb, was first
+	ErrLeaseLost    = errors.New("lease lost")                    // the worker's row is gone
+	ErrUnknownRoute = errors.New("unknown route")
+)
+
+// ErrStopped is the cause of a context that a worker ends because it was told
+// to stop. A handler that returns it has not failed.
+var ErrStopped = errors.New("stopped")
+
+// PermanentError is a failure that no retry can mend.
+type PermanentError struct{ Err error }
+
+func (e *PermanentError) Error() string { return e.Err.Error() }
+func (e *PermanentError) Unwrap() error { return e.Err }
+
+// Permanent marks an error as one that no retry can mend.
+func Permanent(format string, args ...any) error {
+	return &PermanentError{fmt.Errorf(format, args...)}
+}
+
+// UnavailableError says that what the handler needs is away for now.
+type UnavailableError struct {
+	Err        error
+	RetryAfter time.Duration // what the other side asked for; 0 if nothing
+}
+
+func (e *UnavailableError) Error() string { return e.Err.Error() }
+func (e *UnavailableError) Unwrap() error { return e.Err }

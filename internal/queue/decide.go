@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Settlement is what becomes of a job after an attempt.
@@ -85,18 +86,28 @@ func giveBack(j Job, how Ending, why Text, now Time) Settlement {
 	}
 }
 
-// afterCrash is what becomes of a job whose worker died. Only a suspect that
-// was running is counted, if there was one, else every job of that worker: a
-// poison job must not condemn its neighbours.
-func afterCrash(j Job, counted bool, now Time) Settlement {
-	s := giveBack(j, EndCrashed, Clean("worker "+string(j.WorkerID)+" died"), now)
-	if !counted {
-		return s
+// GiveBack settles a claim that nobody runs, without spending a retry: its
+// result was lost on the way, or its worker lost the lease.
+func GiveBack(j Job, why string, now Time) Settlement {
+	return giveBack(j, EndLost, Clean(why), now)
+}
+
+// AfterCrash settles the claims of one dead worker, in their order. Only the
+// suspect that was running is counted, if there was one, else every job of that
+// worker: a poison job must not condemn its neighbours.
+func AfterCrash(jobs []Job, now Time) []Settlement {
+	suspect := slices.ContainsFunc(jobs, func(j Job) bool { return j.CrashCount > 0 })
+	settled := make([]Settlement, len(jobs))
+	for i, j := range jobs {
+		s := giveBack(j, EndCrashed, Clean("worker "+string(j.WorkerID)+" died"), now)
+		if j.CrashCount > 0 || !suspect {
+			s.CrashCount++
+		}
+		if s.CrashCount >= MaxCrashes {
+			s.Status = StatusDeadLetter
+			s.ErrorMessage = Clean(fmt.Sprintf("%d workers died while running it, the last one %s", s.CrashCount, j.WorkerID))
+		}
+		settled[i] = s
 	}
-	s.CrashCount++
-	if s.CrashCount >= MaxCrashes {
-		s.Status = StatusDeadLetter
-		s.ErrorMessage = Clean(fmt.Sprintf("%d workers died while running it, the last one %s", s.CrashCount, j.WorkerID))
-	}
-	return s
+	return settled
 }

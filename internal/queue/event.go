@@ -176,7 +176,7 @@ type Attempt struct {
 // Worker is a process that claims jobs. Beat grows with every heartbeat; others
 // compare it, never the times, so leases need no common clock.
 type Worker struct {
-	ID          string   `json:"id"`
+	ID          Text     `json:"id"`
 	Host        string   `json:"host"`
 	PID         int      `json:"pid"`
 	Version     string   `json:"version"`

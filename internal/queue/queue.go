@@ -176,7 +176,7 @@ func (q *Queue) Each(ctx context.Context, f Filter, limit int, fn func(*Event) e
 }
 
 // Stats counts the jobs by route and state and lists the workers.
-func (q *Queue) Stats(ctx context.Context) (Stats, error) { return q.store.Stats(ctx) }
+func (q *Queue) Stats(ctx context.Context) (Stats, error) { return q.store.Stats(ctx, true) }
 
 // ExplainMatch tells for each configured route whether it wants the event.
 func (q *Queue) ExplainMatch(e *Event, p *Payload) []Verdict {
@@ -204,7 +204,7 @@ type Verdict struct {
 // WarnUnknownRoutes logs, with counts, the routes that hold unfinished jobs but
 // that the configuration does not have: nobody will run those.
 func (q *Queue) WarnUnknownRoutes(ctx context.Context) error {
-	stats, err := q.store.Stats(ctx)
+	stats, err := q.store.Stats(ctx, false)
 	if err != nil {
 		return fmt.Errorf("count jobs of unknown routes: %w", err)
 	}

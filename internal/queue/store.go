@@ -31,10 +31,10 @@ type Store interface {
 	// Register adds a worker. The row of an earlier life of the same process,
 	// if named, goes with it, and its jobs are pending again.
 	Register(ctx context.Context, w Worker, earlier Text) error
-	// Heartbeat raises the worker's beat and returns the claims that the store
-	// holds for it. ErrLeaseLost when its row is gone; ErrSchema when a newer
-	// program has migrated the database.
-	Heartbeat(ctx context.Context, workerID Text, now Time) ([]Claim, error)
+	// Heartbeat raises the worker's beat and returns the jobs that the store
+	// holds as claimed by it. ErrLeaseLost when its row is gone; ErrSchema when a
+	// newer program has migrated the database.
+	Heartbeat(ctx context.Context, workerID Text, now Time) ([]Job, error)
 	// Unregister removes a worker that has nothing left running.
 	Unregister(ctx context.Context, workerID Text) error
 	// Workers lists the live workers and those not yet found dead, by id.
@@ -70,8 +70,10 @@ type Store interface {
 	Size(ctx context.Context) (int64, error)
 	Shrink(ctx context.Context) error
 
-	// Stats counts jobs.
-	Stats(ctx context.Context) (Stats, error)
+	// Stats counts the open jobs and the dead ones, from indexes. With all set
+	// it counts the completed jobs and the events, too, for which it reads every
+	// row.
+	Stats(ctx context.Context, all bool) (Stats, error)
 	// Watch calls changed whenever another process may have written, until ctx
 	// ends. It is a hint; polling stays the truth.
 	Watch(ctx context.Context, changed func()) error

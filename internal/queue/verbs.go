@@ -151,6 +151,7 @@ func (q *Queue) bulk(ctx context.Context, f Filter, from []Status, m Move, o Bul
 	err = q.EachJob(ctx, f, from, o.Limit, func(jobs []Job) error {
 		b.Matched += len(jobs)
 		m.Now = Now()
+		start := Clock()
 		n, err := q.store.Move(ctx, jobs, m)
 		if err != nil {
 			b.Failed += len(jobs)
@@ -161,9 +162,16 @@ func (q *Queue) bulk(ctx context.Context, f Filter, from []Status, m Move, o Bul
 		if o.Progress != nil {
 			o.Progress(b)
 		}
+		breathe(ctx, start)
 		return nil
 	})
 	return b, err
+}
+
+// breathe pauses for as long as the last chunk took, so that a verb of one
+// process takes at most half of the disk from the intake of another.
+func breathe(ctx context.Context, start time.Time) {
+	sleep(ctx, min(max(Clock().Sub(start), time.Millisecond), 100*time.Millisecond))
 }
 
 // EachJob calls fn for chunks of the jobs in one of the states, of events that
@@ -249,12 +257,14 @@ func (q *Queue) Cleanup(ctx context.Context, o CleanupOptions, progress func(Cle
 		if err := ctx.Err(); err != nil {
 			return res, err
 		}
+		start := Clock()
 		c, err := q.store.Clean(ctx, p)
 		if err != nil {
 			return res, fmt.Errorf("cleanup after event %d: %w", p.After, err)
 		}
 		res.add(c)
 		p.After, done = c.Last, c.Done
+		breathe(ctx, start)
 		if progress != nil {
 			progress(res)
 		}

@@ -1,0 +1,580 @@
+package queue
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+)
+
+// WorkerOptions say how a worker works. Zero values take the defaults.
+type WorkerOptions struct {
+	Concurrency  int           // slots: handlers at once; 5
+	BatchSize    int           // jobs a claim takes at most; 10
+	PollInterval time.Duration // how long to sleep when nothing tells of work; 5 s
+	DrainTimeout time.Duration // how long running handlers may go on after a stop; 30 s
+	Routes       []string      // claim only from these; nil: all that are configured
+	Once         bool          // process what is due at the start, then return
+	Limit        int           // claims at most, then return; 0: no limit
+	Host         string
+	PID          int
+	Version      string
+
+	// Beat is how often the worker shows that it lives, 5 s; Lease is after how
+	// long without a beat others take over its jobs, 15 s. All workers of a
+	// database must agree, so no setting reaches these.
+	Beat, Lease time.Duration
+	// Sweep, if not nil, is called with the live workers at the start and after
+	// each rescue, to remove what dead ones left behind.
+	Sweep func(live []Worker)
+}
+
+func (o WorkerOptions) withDefaults() WorkerOptions {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	if o.Concurrency <= 0 {
+		o.Concurrency = 5
+	}
+	if o.BatchSize <= 0 {
+		o.BatchSize = 10
+	}
+	set(&o.PollInterval, 5*time.Second)
+	set(&o.DrainTimeout, 30*time.Second)
+	set(&o.Beat, 5*time.Second)
+	set(&o.Lease, 15*time.Second)
+	return o
+}
+
+// leaseMargin is how long before its lease ends a worker kills its handlers, so
+// that none runs when another worker starts the job again.
+const leaseMargin = 3 * time.Second
+
+// errVanished is the cause of a handler's end when the store no longer holds
+// its claim: it was cancelled or rescued.
+var errVanished = errors.New("the claim is gone")
+
+// worker is one Work call. Three contexts: ctx allows claims; handling, which
+// handlers run in, outlives it by the drain; and background, which heartbeats
+// and settles run in, outlives both.
+type worker struct {
+	q      *Queue
+	o      WorkerOptions
+	log    *slog.Logger
+	routes []*Route
+
+	handling   context.Context
+	background context.Context
+	fail       context.CancelCauseFunc // ends ctx, with the error that Work returns
+	freed      chan struct{}           // a slot has become free
+	wg         sync.WaitGroup
+
+	mu       sync.Mutex
+	id       Text
+	runs     map[JobKey]*run
+	claiming int       // claims unanswered
+	claims   int       // claims asked for, ever
+	beatAt   time.Time // start of the last committed heartbeat
+	kill     *time.Timer
+	lost     bool // the row is gone: no claims until registered anew
+	counts   struct{ claimed, completed, failed, dead, returned, stale int }
+
+	// Owned by the heartbeat goroutine.
+	unknown map[Claim]bool // held by the store at the last heartbeat, but not running here
+	seen    map[Text]sighting
+
+	// Owned by the claim loop.
+	turn    int // which route is asked first
+	horizon Time
+	left    int // claims that the limit still allows
+}
+
+type run struct {
+	claim    Claim
+	suspect  bool
+	settling bool
+	cancel   context.CancelCauseFunc
+}
+
+type sighting struct {
+	beat int64
+	at   time.Time
+}
+
+// Work claims and runs jobs until ctx ends, then drains: no more claims,
+// running handlers may end within the drain timeout, what is left is stopped
+// and goes back. It returns nil after a drain, ErrSchema or ErrBroken when it
+// can't go on, and an error when it couldn't begin.
+func (q *Queue) Work(ctx context.Context, o WorkerOptions) error {
+	w := &worker{
+		q: q, o: o.withDefaults(), log: q.log, runs: map[JobKey]*run{}, freed: make(chan struct{}, 1),
+		seen: map[Text]sighting{}, horizon: Now(),
+	}
+	if w.left = o.Limit; o.Limit <= 0 {
+		w.left = int(^uint(0) >> 1)
+	}
+	for i := range q.cfg.Routes {
+		if r := &q.cfg.Routes[i]; o.Routes == nil || slices.Contains(o.Routes, r.Name) {
+			w.routes = append(w.routes, r)
+		}
+	}
+	ctx, w.fail = context.WithCancelCause(ctx)
+	defer w.fail(nil)
+	var stopHandling context.CancelCauseFunc
+	w.handling, stopHandling = context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stopHandling(nil)
+	var stopBackground context.CancelFunc
+	w.background, stopBackground = context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+
+	if err := w.register(ctx); err != nil {
+		return fmt.Errorf("start worker: %w", err)
+	}
+	defer w.kill.Stop()
+	w.rescue(ctx)
+	var helpers sync.WaitGroup
+	helpers.Go(func() { w.heartbeats() })
+	helpers.Go(func() { w.watch() })
+
+	err := w.loop(ctx)
+	if err != nil {
+		stopHandling(ErrStopped) // no result could be kept
+	}
+	w.drain(stopHandling)
+	stopBackground()
+	helpers.Wait()
+	if err == nil {
+		err = w.unregister(ctx)
+	}
+	return err
+}
+
+// newID names a worker so that an operator who meets it in the history of an
+// attempt can tell where it ran. It is never used twice.
+func (w *worker) newID() Text {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return Text(fmt.Sprintf("%s:%d:%s", Cut(Printable(w.o.Host), 64), w.o.PID, hex.EncodeToString(b[:])))
+}
+
+// register begins a new life; the row of the last one goes.
+func (w *worker) register(ctx context.Context) error {
+	names := make([]string, len(w.routes))
+	for i, r := range w.routes {
+		names[i] = r.Name
+	}
+	at, id, earlier := Clock(), w.newID(), w.name()
+	err := w.q.store.Register(ctx, Worker{
+		ID: id, Host: w.o.Host, PID: w.o.PID, Version: w.o.Version, Routes: names, Slots: w.o.Concurrency, StartedAt: At(at),
+	}, earlier)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.id, w.lost = id, false
+	w.leased(at)
+	w.log.InfoContext(ctx, "worker registered", "worker", id, "routes", names, "slots", w.o.Concurrency)
+	return nil
+}
+
+// leased counts the lease from the start of a committed beat, and kills the
+// handlers if no other comes in time. The caller holds mu.
+func (w *worker) leased(at time.Time) {
+	w.beatAt = at
+	left := w.o.Lease - leaseMargin - Clock().Sub(at)
+	if w.kill == nil {
+		w.kill = time.AfterFunc(left, func() { w.killAll(ErrLeaseLost) })
+		return
+	}
+	w.kill.Reset(left)
+}
+
+// holdsLease tells whether a handler may be started.
+func (w *worker) holdsLease() bool {
+	return !w.lost && Clock().Sub(w.beatAt) < w.o.Lease-leaseMargin
+}
+
+func (w *worker) killAll(cause error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.runs) > 0 {
+		w.log.Error("stopping handlers", "worker", w.id, "running", len(w.runs), "cause", cause.Error())
+	}
+	for _, r := range w.runs {
+		r.cancel(cause)
+	}
+}
+
+// loop claims whenever something may have become due or a slot free.
+func (w *worker) loop(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return w.cause(ctx)
+		case <-timer.C:
+		case <-w.freed:
+		case <-w.q.wake:
+		case <-w.q.store.Broken():
+			return ErrBroken
+		}
+		wait, idle, err := w.claimAll(ctx)
+		switch {
+		case errors.Is(err, ErrBroken) || errors.Is(err, ErrSchema):
+			return err
+		case err != nil && ctx.Err() == nil:
+			if w.o.Once {
+				return err
+			}
+			w.log.ErrorContext(ctx, "claim", "worker", w.name(), "error", err.Error())
+			wait = min(time.Second, w.o.PollInterval)
+		case idle && (w.o.Once || w.left <= 0):
+			return nil
+		}
+		timer.Reset(wait)
+	}
+}
+
+// name is the id of the present life.
+func (w *worker) name() Text {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.id
+}
+
+// cause is nil when the worker was told to stop, else what made it fail.
+func (w *worker) cause(ctx context.Context) error {
+	if err := context.Cause(ctx); errors.Is(err, ErrSchema) || errors.Is(err, ErrBroken) {
+		return err
+	}
+	return nil
+}
+
+// claimAll fills the free slots, route by route, beginning with another one
+// each time so that none stands before the others. It returns how long to
+// sleep, and whether nothing runs and nothing is due.
+func (w *worker) claimAll(ctx context.Context) (wait time.Duration, idle bool, err error) {
+	names := make([]string, len(w.routes))
+	for i, r := range w.routes {
+		names[i] = r.Name
+	}
+	for {
+		wait = w.o.PollInterval
+		if w.free() == 0 || w.left <= 0 || !w.mayClaim() {
+			return wait, w.running() == 0, nil
+		}
+		due, err := w.q.store.Due(ctx, names)
+		if err != nil {
+			return 0, false, err
+		}
+		now, claimed := Now(), 0
+		for i := range w.routes {
+			r := w.routes[(w.turn+i)%len(w.routes)]
+			at := slices.IndexFunc(due, func(d Due) bool { return d.Route == r.Name })
+			if at < 0 {
+				continue
+			}
+			n, next, err := w.claimRoute(ctx, r, due[at], now)
+			if err != nil {
+				return 0, false, err
+			}
+			claimed += n
+			if next != 0 {
+				wait = min(wait, max(next.Sub(now), 0))
+			}
+		}
+		w.turn++
+		if claimed == 0 {
+			return wait, w.running() == 0, nil
+		}
+	}
+}
+
+// claimRoute claims what is due and fits. next is when something will be due
+// that no free slot waits for now; a job that finds no slot needs no timer, as
+// a freed slot wakes the loop.
+func (w *worker) claimRoute(ctx context.Context, r *Route, d Due, now Time) (n int, next Time, err error) {
+	room, suspects := w.room(r)
+	for _, kind := range []struct {
+		due      Time
+		room     int
+		suspects bool
+	}{{d.Due, room, false}, {d.Suspect, min(room, 1-suspects), true}} {
+		if kind.due == 0 {
+			continue
+		}
+		if kind.due > now {
+			if next == 0 || kind.due < next {
+				next = kind.due
+			}
+			continue
+		}
+		limit := min(kind.room, room-n, w.left)
+		if limit <= 0 || w.o.Once && kind.due > w.horizon {
+			continue
+		}
+		got, err := w.claim(ctx, r, ClaimParams{Route: r.Name, Now: now, DueBy: w.dueBy(now), Limit: limit, Suspects: kind.suspects})
+		if err != nil {
+			return n, next, err
+		}
+		n += got
+	}
+	return n, next, nil
+}
+
+func (w *worker) dueBy(now Time) Time {
+	if w.o.Once {
+		return min(now, w.horizon)
+	}
+	return now
+}
+
+func (w *worker) running() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.runs)
+}
+
+func (w *worker) free() int { return w.o.Concurrency - w.running() }
+
+func (w *worker) mayClaim() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.holdsLease()
+}
+
+// room is how many jobs of a route can be claimed now: nothing is claimed that
+// no slot can start. suspects is how many of them run.
+func (w *worker) room(r *Route) (room, suspects int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	room = min(w.o.Concurrency-len(w.runs), w.o.BatchSize)
+	mine := 0
+	for key, run := range w.runs {
+		if key.Route == r.Name {
+			mine++
+		}
+		if run.suspect {
+			suspects++
+		}
+	}
+	if r.Concurrency > 0 {
+		room = min(room, r.Concurrency-mine)
+	}
+	return room, suspects
+}
+
+// claim asks for jobs and starts them. A handler starts only after the claim's
+// commit has returned, and only under a lease.
+func (w *worker) claim(ctx context.Context, r *Route, p ClaimParams) (int, error) {
+	w.mu.Lock()
+	p.WorkerID = w.id
+	w.claiming++
+	w.claims++
+	w.mu.Unlock()
+	jobs, err := w.q.store.Claim(ctx, p)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.claiming--
+	if err != nil {
+		return 0, err
+	}
+	w.left -= len(jobs)
+	w.counts.claimed += len(jobs)
+	if p.WorkerID != w.id || !w.holdsLease() {
+		// Left alone: the next heartbeats, or whoever rescues them, give them back.
+		return 0, nil
+	}
+	for _, j := range jobs {
+		w.start(j, r)
+	}
+	return len(jobs), nil
+}
+
+// start begins an attempt. The caller holds mu.
+func (w *worker) start(j Job, r *Route) {
+	ctx, cancel := context.WithCancelCause(w.handling)
+	w.runs[j.JobKey] = &run{claim: j.Claim, suspect: j.CrashCount > 0, cancel: cancel}
+	w.wg.Go(func() {
+		defer cancel(nil)
+		w.attempt(ctx, j, r)
+	})
+}
+
+// attempt runs one job to its settlement.
+func (w *worker) attempt(ctx context.Context, j Job, r *Route) {
+	defer w.free1(j.JobKey)
+	log := w.log.With("event_id", j.EventID, "route", j.Route, "attempt", j.Seq)
+	res, err := w.perform(ctx, j, r, &log)
+	if errors.Is(err, errVanished) {
+		w.count(func() { w.counts.stale++ })
+		log.WarnContext(ctx, "cancelled: the claim is gone, its handler was stopped")
+		return
+	}
+	w.mu.Lock()
+	if run := w.runs[j.JobKey]; run != nil {
+		run.settling = true
+	}
+	w.mu.Unlock()
+	s := decide(j, r.Retry, err, Now(), mathrand.Float64()) //nolint:gosec // jitter, not a secret
+	s.Result, s.Version, s.ConfigHash = res, w.o.Version, w.q.cfg.Hash
+	w.settle(log, j, s)
+}
+
+// perform loads the event and runs the handler. It adds what it learns of the
+// event to the logger.
+func (w *worker) perform(ctx context.Context, j Job, r *Route, log **slog.Logger) (Result, error) {
+	e, p, err := w.q.store.Load(ctx, j.EventID)
+	if err != nil {
+		return Result{}, interrupted(ctx, fmt.Errorf("load: %w", err))
+	}
+	*log = (*log).With("delivery_id", e.DeliveryID, "event", e.Kind(), "repository", e.Repository)
+	(*log).InfoContext(ctx, "claimed", "waited_ms", int64(Now()-max(j.DueAt, e.ReceivedAt)))
+	if j.MatchPending {
+		switch wanted, err := match(r, e, p); {
+		case err != nil:
+			return Result{}, Permanent("match: %w", err)
+		case !wanted:
+			return Result{}, errSkip
+		}
+	}
+	res, err := w.q.handle(ctx, r.Handler, &Task{
+		Event: e, Payload: p, Route: j.Route, Worker: j.WorkerID, Attempt: j.Seq,
+		Key: e.Source + "/" + e.DeliveryID + "/" + j.Route,
+	})
+	return res, interrupted(ctx, err)
+}
+
+// interrupted makes sure that an error of an attempt that was stopped from
+// outside is told as that.
+func interrupted(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
+}
+
+// settle tries until the result is on disk or the lease has ended.
+func (w *worker) settle(log *slog.Logger, j Job, s Settlement) {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		ctx, cancel := context.WithTimeout(w.background, w.leaseLeft())
+		err := w.q.store.Settle(ctx, j.Claim, s)
+		cancel()
+		switch {
+		case err == nil:
+			w.settled(log, j, s)
+			return
+		case errors.Is(err, ErrStale):
+			w.count(func() { w.counts.stale++ })
+			log.Warn("stale: the claim is not ours any more, its result is dropped", "outcome", string(s.Ending))
+			return
+		case errors.Is(err, ErrBroken), w.leaseLeft() <= 0, w.background.Err() != nil:
+			log.Error("lost: the result could not be stored, the job will run again", "outcome", string(s.Ending), "error", err.Error())
+			return
+		}
+		log.Warn("settle, trying again", "error", err.Error())
+		sleep(w.background, wait)
+	}
+}
+
+func (w *worker) leaseLeft() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.o.Lease - Clock().Sub(w.beatAt)
+}
+
+// settled logs what became of an attempt.
+func (w *worker) settled(log *slog.Logger, j Job, s Settlement) {
+	log = log.With("outcome", string(s.Ending), "duration_ms", int64(s.FinishedAt-j.StartedAt))
+	if s.Result.ExitCode != nil {
+		log = log.With("exit_code", *s.Result.ExitCode)
+	}
+	if s.ErrorMessage != "" {
+		log = log.With("error", string(s.ErrorMessage))
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch s.Status {
+	case StatusCompleted:
+		w.counts.completed++
+		log.Info("attempt ended")
+	case StatusFailed:
+		w.counts.failed++
+		log.Warn("attempt ended; retry due", "due_at", s.DueAt, "retries", fmt.Sprintf("%d/%d", s.RetryCount, j.MaxRetries))
+	case StatusDeadLetter:
+		w.counts.dead++
+		log.Error("attempt ended; dead-lettered", "next", fmt.Sprintf("orchestrate events show %d", j.EventID))
+	case StatusPending, StatusProcessing:
+		w.counts.returned++
+		log.Info("attempt ended; given back")
+	}
+}
+
+func (w *worker) count(add func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	add()
+}
+
+// free1 frees the slot of a job.
+func (w *worker) free1(k JobKey) {
+	w.mu.Lock()
+	delete(w.runs, k)
+	w.mu.Unlock()
+	select {
+	case w.freed <- struct{}{}:
+	default:
+	}
+}
+
+// drain lets running handlers end in time, then stops them.
+func (w *worker) drain(stopHandling context.CancelCauseFunc) {
+	if n := w.running(); n > 0 {
+		w.log.Info("draining", "worker", w.name(), "running", n, "timeout", w.o.DrainTimeout.String())
+	}
+	timeout := time.AfterFunc(w.o.DrainTimeout, func() { stopHandling(ErrStopped) })
+	defer timeout.Stop()
+	w.wg.Wait()
+}
+
+// unregister removes the row, which goes last: nothing is left running.
+func (w *worker) unregister(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.o.Beat)
+	defer cancel()
+	c := w.counts
+	w.log.InfoContext(ctx, "stopped", "worker", w.id, "claimed", c.claimed, "completed", c.completed, "failed", c.failed,
+		"dead_lettered", c.dead, "given_back", c.returned, "stale", c.stale)
+	if err := w.q.store.Unregister(ctx, w.id); err != nil {
+		return fmt.Errorf("unregister worker %s: %w", w.id, err)
+	}
+	return nil
+}
+
+// watch wakes the loop when another process may have written.
+func (w *worker) watch() {
+	for w.background.Err() == nil {
+		if err := w.q.store.Watch(w.background, w.q.Wake); err != nil && w.background.Err() == nil {
+			w.log.Warn("watch for other processes' writes", "error", err.Error())
+			sleep(w.background, w.o.PollInterval)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

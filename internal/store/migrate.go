@@ -1,0 +1,225 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/pressly/goose/v3"
+
+	"orchestrate/internal/queue"
+	"orchestrate/migrations"
+)
+
+// Migration is one step of the schema.
+type Migration struct {
+	Version   int64      `json:"version"`
+	Name      string     `json:"name"`
+	AppliedAt queue.Time `json:"applied_at"` // zero: pending
+}
+
+// SchemaVersion is the version that this program is built for.
+func SchemaVersion() (int64, error) {
+	names, err := fs.Glob(migrations.Files, "sqlite/*.sql")
+	if err != nil || len(names) == 0 {
+		return 0, fmt.Errorf("embedded migrations: %d files: %w", len(names), err)
+	}
+	return goose.NumericComponent(names[len(names)-1])
+}
+
+// create makes the file, if there is none, and brings its schema up to date.
+func create(ctx context.Context, o Options) error {
+	_, err := Migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
+		_, err := p.Up(ctx)
+		return err
+	})
+	return err
+}
+
+// MigrateUp creates the database where there is none and applies what is
+// pending; it returns what it applied.
+func MigrateUp(ctx context.Context, o Options) ([]Migration, error) {
+	var applied []Migration
+	_, err := Migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
+		results, err := p.Up(ctx)
+		applied = fromResults(results)
+		return err
+	})
+	return applied, err
+}
+
+// MigrateDown undoes the steps above a version, newest first, with the data
+// that they hold; it returns what it undid.
+func MigrateDown(ctx context.Context, o Options, to int64) ([]Migration, error) {
+	if err := mustExist(o.Path); err != nil {
+		return nil, err
+	}
+	var undone []Migration
+	_, err := Migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
+		results, err := p.DownTo(ctx, to)
+		undone = fromResults(results)
+		return err
+	})
+	return undone, err
+}
+
+func fromResults(results []*goose.MigrationResult) []Migration {
+	out := make([]Migration, len(results))
+	for i, r := range results {
+		out[i] = Migration{Version: r.Source.Version, Name: filepath.Base(r.Source.Path), AppliedAt: queue.Now()}
+	}
+	return out
+}
+
+// MigrationStatus lists the steps that this program knows, and the version that
+// the database has.
+func MigrationStatus(ctx context.Context, o Options) (steps []Migration, version int64, err error) {
+	if err := mustExist(o.Path); err != nil {
+		return nil, 0, err
+	}
+	version, err = Migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
+		status, err := p.Status(ctx)
+		for _, m := range status {
+			steps = append(steps, Migration{
+				Version: m.Source.Version, Name: filepath.Base(m.Source.Path), AppliedAt: queue.At(m.AppliedAt),
+			})
+		}
+		return err
+	})
+	return steps, version, err
+}
+
+// Migrate runs fn on a database under the lock, creating the file if need be,
+// and returns the version it then has.
+func Migrate(ctx context.Context, o Options, fn func(context.Context, *goose.Provider) error) (version int64, err error) {
+	if o.Timeout == 0 {
+		o.Timeout = 10 * time.Second
+	}
+	useOFDLocks(ctx, o.Log)
+	unlock, err := lockMigrations(ctx, o)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	if err := createFile(ctx, o); err != nil {
+		return 0, fmt.Errorf("create %s: %w", o.Path, classify(err))
+	}
+	db, err := sql.Open("sqlite", dsn(o.Path, o.Timeout))
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	db.SetMaxOpenConns(1)
+	files, err := fs.Sub(migrations.Files, "sqlite")
+	if err != nil {
+		return 0, err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, files)
+	if err != nil {
+		return 0, err
+	}
+	if err := refuseNewer(ctx, db); err != nil {
+		return 0, err
+	}
+	if err := fn(ctx, p); err != nil {
+		return 0, fmt.Errorf("migrate %s: %w", o.Path, classify(err))
+	}
+	version, err = p.GetDBVersion(ctx)
+	return version, classify(err)
+}
+
+// lockMigrations keeps two processes from migrating at once. The kernel frees
+// the lock when its holder dies. It is a file beside the database: nothing but
+// SQLite may open those.
+func lockMigrations(ctx context.Context, o Options) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(o.Path), 0o700); err != nil {
+		return nil, fmt.Errorf("%w: create the state directory: %w", queue.ErrUnavailable, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(o.Timeout, time.Second))
+	defer cancel()
+	lock := flock.New(o.Path+".migrate-lock", flock.SetPermissions(0o600))
+	if _, err := lock.TryLockContext(ctx, 25*time.Millisecond); err != nil {
+		return nil, fmt.Errorf("%w: lock %s: %w; may this user write to that directory?", queue.ErrUnavailable, lock.Path(), err)
+	}
+	return func() { _ = lock.Unlock() }, nil // the kernel would do it, too
+}
+
+// createFile makes an empty database with what can be set only then, by
+// statements in this order on one connection: the driver sorts the pragmas of a
+// DSN by name, and page_size would stay as it is.
+func createFile(ctx context.Context, o Options) error {
+	if info, err := os.Stat(o.Path); err == nil && info.Size() > 0 {
+		return nil
+	}
+	f, err := os.OpenFile(o.Path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil { // SQLite has not opened it yet: no lock is lost
+		return err
+	}
+	db, err := sql.Open("sqlite", "file:"+dsnPath(o.Path)+fmt.Sprintf("?_pragma=busy_timeout(%d)", o.Timeout.Milliseconds()))
+	if err != nil {
+		return err
+	}
+	db.SetMaxOpenConns(1)
+	for _, statement := range []string{
+		"PRAGMA page_size=8192",
+		"PRAGMA auto_vacuum=INCREMENTAL",
+		"PRAGMA journal_mode=WAL",
+	} {
+		if _, err := db.ExecContext(ctx, statement); err != nil {
+			return errors.Join(fmt.Errorf("%s: %w", statement, err), db.Close())
+		}
+	}
+	return db.Close()
+}
+
+// CheckSchema implements queue.Store.
+func (s *SQLite) CheckSchema(ctx context.Context) error {
+	got, err := dbVersion(ctx, s.reads)
+	if err != nil {
+		return err
+	}
+	return compareVersion(got)
+}
+
+func compareVersion(got int64) error {
+	want, err := SchemaVersion()
+	switch {
+	case err != nil:
+		return err
+	case got > want:
+		return fmt.Errorf("%w: the database has version %d, this program knows %d; use the newer program", queue.ErrSchema, got, want)
+	case got < want:
+		return fmt.Errorf("%w: the database has version %d, this program needs %d; run: orchestrate migrate", queue.ErrSchema, got, want)
+	}
+	return nil
+}
+
+func refuseNewer(ctx context.Context, q querier) error {
+	got, err := dbVersion(ctx, q)
+	if err != nil {
+		return err
+	}
+	if want, err := SchemaVersion(); err != nil || got <= want {
+		return err
+	}
+	return compareVersion(got)
+}
+
+// dbVersion is 0 for a database that was never migrated.
+func dbVersion(ctx context.Context, q querier) (int64, error) {
+	n, err := one[int64](ctx, q, "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'goose_db_version'")
+	if err != nil || n == 0 {
+		return 0, classify(err)
+	}
+	v, err := one[int64](ctx, q, "SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied")
+	return v, classify(err)
+}

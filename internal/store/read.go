@@ -1,0 +1,348 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"orchestrate/internal/queue"
+)
+
+// returning qualifies columns for a RETURNING clause.
+func returning(columns string) string {
+	names := strings.Split(columns, ",")
+	for i := range names {
+		names[i] = "webhook_jobs." + strings.TrimSpace(names[i])
+	}
+	return strings.Join(names, ", ")
+}
+
+// Event implements queue.Store.
+func (s *SQLite) Event(ctx context.Context, id int64) (*queue.Event, error) {
+	e, err := event(ctx, s.reads, id)
+	return e, classify(err)
+}
+
+func event(ctx context.Context, q querier, id int64) (*queue.Event, error) {
+	events, err := all(ctx, q, `SELECT `+eventColumns+` FROM webhook_events e WHERE e.id = $1`, args{id}, scanEvent)
+	if err == nil && len(events) == 0 {
+		err = queue.ErrNotFound
+	}
+	if err == nil {
+		err = fillRoutes(ctx, q, events)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("event %d: %w", id, err)
+	}
+	return &events[0], nil
+}
+
+// fillRoutes is a second read for the ids of a page: a join would repeat the
+// events.
+func fillRoutes(ctx context.Context, q querier, events []queue.Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	at := make(map[int64]*queue.Event, len(events))
+	ids := make([]int64, len(events))
+	for i := range events {
+		events[i].Routes = []string{}
+		ids[i], at[events[i].ID] = events[i].ID, &events[i]
+	}
+	query, a := routesQuery(ids)
+	return each(ctx, q, query, a, func(rows *sql.Rows) error {
+		var k queue.JobKey
+		if err := rows.Scan(&k.EventID, &k.Route); err != nil {
+			return err
+		}
+		at[k.EventID].Routes = append(at[k.EventID].Routes, k.Route)
+		return nil
+	})
+}
+
+func routesQuery(ids []int64) (string, args) {
+	var a args
+	return `SELECT event_id, route FROM webhook_jobs WHERE event_id IN (` + list(&a, ids) + `) ORDER BY event_id, route`, a
+}
+
+// Load implements queue.Store.
+func (s *SQLite) Load(ctx context.Context, id int64) (*queue.Event, *queue.Payload, error) {
+	e, err := s.Event(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := s.Payload(ctx, id)
+	return e, p, err
+}
+
+// Payload implements queue.Store.
+func (s *SQLite) Payload(ctx context.Context, id int64) (*queue.Payload, error) {
+	found, err := all(ctx, s.reads, `SELECT headers, codec, body FROM webhook_payloads WHERE event_id = $1`, args{id},
+		func(rows *sql.Rows, p *queue.Payload) error {
+			var headers []byte
+			var codec int
+			if err := rows.Scan(&headers, &codec, &p.Body); err != nil {
+				return err
+			}
+			if codec != codecRaw {
+				return fmt.Errorf("codec %d is not known to this program", codec)
+			}
+			return json.Unmarshal(headers, &p.Headers)
+		})
+	if err == nil && len(found) == 0 {
+		err = queue.ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("payload of event %d: %w", id, classify(err))
+	}
+	return &found[0], nil
+}
+
+// Jobs implements queue.Store.
+func (s *SQLite) Jobs(ctx context.Context, id int64) ([]queue.Job, error) {
+	jobs, err := all(ctx, s.reads, `SELECT `+jobColumns+` FROM webhook_jobs WHERE event_id = $1 ORDER BY route`, args{id}, scanJob)
+	return nonNil(jobs), classify(err)
+}
+
+// Attempts implements queue.Store.
+func (s *SQLite) Attempts(ctx context.Context, id int64) ([]queue.Attempt, error) {
+	attempts, err := all(ctx, s.reads, `SELECT event_id, route, claim_seq, worker_id, outcome, started_at, finished_at,
+			exit_code, http_status, error_message, output, version, config_hash
+		FROM webhook_attempts WHERE event_id = $1 ORDER BY finished_at, route, claim_seq`, args{id},
+		func(rows *sql.Rows, a *queue.Attempt) error {
+			return rows.Scan(&a.EventID, &a.Route, &a.Seq, &a.WorkerID, &a.Ending, &a.StartedAt, &a.FinishedAt,
+				&a.ExitCode, &a.HTTPStatus, &a.ErrorMessage, &a.Output, &a.Version, &a.ConfigHash)
+		})
+	return nonNil(attempts), classify(err)
+}
+
+// nonNil makes an empty result an empty list in JSON.
+func nonNil[T any](items []T) []T {
+	if items == nil {
+		return []T{}
+	}
+	return items
+}
+
+// FindDelivery implements queue.Store.
+func (s *SQLite) FindDelivery(ctx context.Context, prefix string) ([]int64, error) {
+	scan := func(rows *sql.Rows, id *int64) error { return rows.Scan(id) }
+	exact, err := all(ctx, s.reads, `SELECT id FROM webhook_events WHERE delivery_id = $1 ORDER BY source LIMIT 2`, args{prefix}, scan)
+	if err != nil || len(exact) > 0 {
+		return exact, classify(err)
+	}
+	ids, err := all(ctx, s.reads, `SELECT id FROM webhook_events WHERE delivery_id >= $1 AND delivery_id < $2
+		ORDER BY delivery_id LIMIT 2`, args{prefix, afterPrefix(prefix)}, scan)
+	return ids, classify(err)
+}
+
+// afterPrefix sorts behind every text that starts with the prefix.
+func afterPrefix(prefix string) string { return prefix + "\U0010ffff" }
+
+// where renders a filter as conditions on webhook_events e.
+func where(a *args, f queue.Filter) []string {
+	var conds []string
+	add := func(cond string, v any) { conds = append(conds, fmt.Sprintf(cond, a.add(v))) }
+	if f.IDs != nil {
+		conds = append(conds, "e.id IN ("+list(a, f.IDs)+")")
+	}
+	if f.Status != "" {
+		conds = append(conds, "e.status = '"+string(f.Status)+"'"+statusHint(f.Status))
+	}
+	if f.EventType != "" {
+		add("e.event_type = %s", f.EventType)
+	}
+	if f.Action != "" {
+		add("e.action = %s", f.Action)
+	}
+	if f.Repository != "" {
+		add("lower(e.repository) = lower(%s)", f.Repository)
+	}
+	if f.Sender != "" {
+		add("lower(e.sender) = lower(%s)", f.Sender)
+	}
+	if f.Route != "" {
+		add("EXISTS (SELECT 1 FROM webhook_jobs j WHERE j.event_id = e.id AND j.route = %s)", f.Route)
+	}
+	if f.Delivery != "" {
+		conds = append(conds, fmt.Sprintf("e.delivery_id >= %s AND e.delivery_id < %s", a.add(f.Delivery), a.add(afterPrefix(f.Delivery))))
+	}
+	if f.Source != "" {
+		add("e.source = %s", f.Source)
+	}
+	if f.Since != 0 {
+		add("e.received_at >= %s", f.Since)
+	}
+	if f.Until != 0 {
+		add("e.received_at < %s", f.Until)
+	}
+	if f.Before != 0 {
+		add("e.id < %s", f.Before)
+	}
+	return conds
+}
+
+// statusHint leads to the few events of an open or dead state by a partial
+// index; completed ones are the many, found by walking.
+func statusHint(s queue.Status) string {
+	in := func(cond string) string {
+		return " AND e.id IN (SELECT h.event_id FROM webhook_jobs h WHERE " + cond + ")"
+	}
+	switch s {
+	case queue.StatusDeadLetter:
+		return in("h.status = 'dead_letter'")
+	case queue.StatusProcessing:
+		return in("h.status = 'processing'")
+	case queue.StatusPending, queue.StatusFailed:
+		return in("h.status IN ('pending', 'failed') AND h.status = '" + string(s) + "'")
+	case queue.StatusCompleted:
+	}
+	return ""
+}
+
+// List implements queue.Store.
+func (s *SQLite) List(ctx context.Context, f queue.Filter, limit int) ([]queue.Event, error) {
+	if err := checkStatus(f.Status); err != nil {
+		return nil, err
+	}
+	query, a := listQuery(f, limit)
+	events, err := all(ctx, s.reads, query, a, scanEvent)
+	if err == nil {
+		err = fillRoutes(ctx, s.reads, events)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list events: %w", classify(err))
+	}
+	return events, nil
+}
+
+func listQuery(f queue.Filter, limit int) (string, args) {
+	var a args
+	conds := append([]string{"e.purged_at IS NULL"}, where(&a, f)...)
+	return `SELECT ` + eventColumns + ` FROM webhook_events e WHERE ` + strings.Join(conds, " AND ") +
+		` ORDER BY e.id DESC LIMIT ` + a.add(limit), a
+}
+
+// checkStatus keeps anything but a known status out of the SQL text.
+func checkStatus(statuses ...queue.Status) error {
+	for _, s := range statuses {
+		switch s {
+		case "", queue.StatusPending, queue.StatusProcessing, queue.StatusCompleted, queue.StatusFailed, queue.StatusDeadLetter:
+		default:
+			return fmt.Errorf("status %q: %w", string(s), queue.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// Select implements queue.Store.
+func (s *SQLite) Select(ctx context.Context, f queue.Filter, from []queue.Status, after queue.JobKey, limit int) ([]queue.Job, error) {
+	if err := checkStatus(append([]queue.Status{f.Status}, from...)...); err != nil {
+		return nil, err
+	}
+	query, a := selectQuery(f, from, after, limit)
+	jobs, err := all(ctx, s.reads, query, a, scanJob)
+	if err != nil {
+		return nil, fmt.Errorf("select jobs: %w", classify(err))
+	}
+	return jobs, nil
+}
+
+// selectQuery walks the jobs by key; of the dead ones there is an index in that
+// order.
+func selectQuery(f queue.Filter, from []queue.Status, after queue.JobKey, limit int) (string, args) {
+	var a args
+	quoted := make([]string, len(from))
+	for i, s := range from {
+		quoted[i] = "'" + string(s) + "'"
+	}
+	in := "j.status IN (" + strings.Join(quoted, ", ") + ")"
+	if len(quoted) == 1 {
+		in = "j.status = " + quoted[0]
+	}
+	conds := []string{in, fmt.Sprintf("(j.event_id, j.route) > (%s, %s)", a.add(after.EventID), a.add(after.Route))}
+	if f.Route != "" {
+		conds = append(conds, "j.route = "+a.add(f.Route))
+		f.Route = ""
+	}
+	if f.Before != 0 {
+		conds = append(conds, "j.event_id < "+a.add(f.Before))
+		f.Before = 0
+	}
+	if f.IDs != nil {
+		conds = append(conds, "j.event_id IN ("+list(&a, f.IDs)+")")
+		f.IDs = nil
+	}
+	if events := where(&a, f); len(events) > 0 {
+		conds = append(conds, "EXISTS (SELECT 1 FROM webhook_events e WHERE e.id = j.event_id AND "+strings.Join(events, " AND ")+")")
+	}
+	return `SELECT ` + jobColumns + ` FROM webhook_jobs j WHERE ` + strings.Join(conds, " AND ") +
+		` ORDER BY j.event_id, j.route LIMIT ` + a.add(limit), a
+}
+
+// Stats implements queue.Store.
+func (s *SQLite) Stats(ctx context.Context, everything bool) (st queue.Stats, err error) {
+	byRoute := map[string]*queue.RouteStats{}
+	queries := []string{statsOpen, statsProcessing, statsDead}
+	if everything {
+		queries = append(queries, statsCompleted)
+	}
+	for _, query := range queries {
+		if err := each(ctx, s.reads, query, nil, func(rows *sql.Rows) error { return countInto(byRoute, rows) }); err != nil {
+			return st, classify(err)
+		}
+	}
+	st.Routes = routeStats(byRoute)
+	if everything {
+		if st.Events, err = one[int64](ctx, s.reads, `SELECT count(*) FROM webhook_events WHERE purged_at IS NULL`); err != nil {
+			return st, classify(err)
+		}
+	}
+	if st.Workers, err = s.Workers(ctx); err != nil {
+		return st, err
+	}
+	st.Workers = nonNil(st.Workers)
+	st.Bytes, err = s.Size(ctx)
+	return st, err
+}
+
+const (
+	statsOpen = `SELECT route, status, count(*), min(due_at) FROM webhook_jobs WHERE status IN ('pending', 'failed')
+		GROUP BY route, status`
+	statsProcessing = `SELECT route, 'processing', count(*), NULL FROM webhook_jobs WHERE status = 'processing' GROUP BY route`
+	statsDead       = `SELECT route, 'dead_letter', count(*), NULL FROM webhook_jobs WHERE status = 'dead_letter' GROUP BY route`
+	statsCompleted  = `SELECT route, 'completed', count(*), NULL FROM webhook_jobs WHERE status = 'completed' GROUP BY route`
+)
+
+func countInto(byRoute map[string]*queue.RouteStats, rows *sql.Rows) error {
+	var route string
+	var status queue.Status
+	var n int64
+	var due queue.Time
+	if err := rows.Scan(&route, &status, &n, &due); err != nil {
+		return err
+	}
+	r := byRoute[route]
+	if r == nil {
+		r = &queue.RouteStats{Route: route}
+		byRoute[route] = r
+	}
+	switch status {
+	case queue.StatusPending:
+		r.Pending = n
+	case queue.StatusFailed:
+		r.Failed = n
+	case queue.StatusProcessing:
+		r.Processing = n
+	case queue.StatusDeadLetter:
+		r.DeadLetter = n
+	case queue.StatusCompleted:
+		r.Completed = n
+	}
+	if due != 0 && (r.OldestDue == 0 || due < r.OldestDue) {
+		r.OldestDue = due
+	}
+	return nil
+}

@@ -1,0 +1,242 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"modernc.org/sqlite"
+
+	"orchestrate/internal/queue"
+)
+
+// Options say which database to open, and how.
+type Options struct {
+	Path string
+	// Create makes the file, and brings an older schema up to date. Without it a
+	// missing file is ErrUnavailable and an older schema ErrSchema.
+	Create bool
+	// Timeout is how long to wait for a lock that another process holds; 0: 10 s.
+	Timeout time.Duration
+	Log     *slog.Logger
+}
+
+// SQLite is a queue.Store in one file.
+type SQLite struct {
+	path   string
+	reads  *sql.DB
+	writes *sql.DB
+	w      *writer
+}
+
+var _ queue.Store = (*SQLite)(nil)
+
+// readers is how many connections may read at once. They can't write.
+const readers = 4
+
+// Open opens a database. Its errors are ErrUnavailable, with the path and what
+// to do, and ErrSchema.
+func Open(ctx context.Context, o Options) (*SQLite, error) {
+	if o.Timeout == 0 {
+		o.Timeout = 10 * time.Second
+	}
+	useOFDLocks(ctx, o.Log)
+	if o.Create {
+		if err := create(ctx, o); err != nil {
+			return nil, err
+		}
+	} else if err := mustExist(o.Path); err != nil {
+		return nil, err
+	}
+	s := &SQLite{path: o.Path}
+	var err error
+	if s.reads, err = sql.Open("sqlite", dsn(o.Path, o.Timeout, "query_only(1)")); err != nil {
+		return nil, err
+	}
+	s.reads.SetMaxOpenConns(readers)
+	s.reads.SetMaxIdleConns(readers)
+	if s.writes, err = sql.Open("sqlite", dsn(o.Path, o.Timeout)); err != nil {
+		return nil, errors.Join(err, s.reads.Close())
+	}
+	s.writes.SetMaxOpenConns(1)
+	s.w = newWriter(s.writes)
+	if err := s.begin(ctx, o); err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s: %w", o.Path, classify(err)), s.Close())
+	}
+	return s, nil
+}
+
+// begin checks what was opened: the pragmas, the schema, and for a process that
+// will write, the WAL that the last one left.
+func (s *SQLite) begin(ctx context.Context, o Options) error {
+	if err := checkPragmas(ctx, s.reads, o.Timeout, true); err != nil {
+		return err
+	}
+	if err := s.CheckSchema(ctx); err != nil {
+		return err
+	}
+	if !o.Create {
+		return nil
+	}
+	if err := checkPragmas(ctx, s.writes, o.Timeout, false); err != nil {
+		return err
+	}
+	// Busy beside living processes is an answer, not an error.
+	_, err := s.writes.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
+	return err
+}
+
+// Close waits for the writes that were asked for and closes the file.
+func (s *SQLite) Close() error {
+	s.w.close()
+	return errors.Join(s.writes.Close(), s.reads.Close())
+}
+
+// Broken implements queue.Store.
+func (s *SQLite) Broken() <-chan struct{} { return s.w.broken }
+
+var ofdLocks sync.Once
+
+// useOFDLocks: with POSIX locks, any code in this process that opens and closes
+// the file drops all of SQLite's locks, and writes are lost.
+func useOFDLocks(ctx context.Context, log *slog.Logger) {
+	ofdLocks.Do(func() {
+		_, err := sqlite.OFDLocking(true)
+		if (err != nil || !sqlite.OFDLockingEnabled()) && log != nil {
+			log.InfoContext(ctx, "no OFD locks on this system: no other program in this process may open the database file",
+				"os", runtime.GOOS)
+		}
+	})
+}
+
+func mustExist(path string) error {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: there is none at %s; start orchestrate serve or orchestrate migrate, or name another with --database",
+			queue.ErrUnavailable, path)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", queue.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// dsn names a database with everything that must hold for each connection: a
+// PRAGMA run on a pool reaches one connection only.
+func dsn(path string, timeout time.Duration, more ...string) string {
+	q := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{
+		fmt.Sprintf("busy_timeout(%d)", timeout.Milliseconds()),
+		"synchronous(FULL)", "foreign_keys(1)", "wal_autocheckpoint(1000)",
+	}, more...)}
+	return "file:" + dsnPath(path) + "?" + q.Encode()
+}
+
+func dsnPath(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	path = filepath.ToSlash(path)
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path // a Windows volume
+	}
+	return (&url.URL{Path: path}).EscapedPath()
+}
+
+// checkPragmas reads back what dsn asked for: an unknown or misspelt pragma is
+// no error to SQLite.
+func checkPragmas(ctx context.Context, db *sql.DB, timeout time.Duration, queryOnly bool) error {
+	want := []struct {
+		name  string
+		value string
+	}{
+		{"busy_timeout", fmt.Sprint(timeout.Milliseconds())},
+		{"synchronous", "2"},
+		{"foreign_keys", "1"},
+		{"wal_autocheckpoint", "1000"},
+		{"journal_mode", "wal"},
+		{"query_only", map[bool]string{true: "1", false: "0"}[queryOnly]},
+	}
+	for _, p := range want {
+		var got string
+		if err := db.QueryRowContext(ctx, "PRAGMA "+p.name).Scan(&got); err != nil {
+			return fmt.Errorf("read pragma %s: %w", p.name, err)
+		}
+		if got != p.value {
+			return fmt.Errorf("%w: pragma %s is %s, want %s", queue.ErrUnavailable, p.name, got, p.value)
+		}
+	}
+	return nil
+}
+
+// Size implements queue.Store.
+func (s *SQLite) Size(ctx context.Context) (int64, error) {
+	var pages, size int64
+	err := s.reads.QueryRowContext(ctx, "SELECT page_count, page_size FROM pragma_page_count(), pragma_page_size()").
+		Scan(&pages, &size)
+	return pages * size, classify(err)
+}
+
+// shrinkPages is how many pages one step gives back: a few milliseconds.
+const shrinkPages = 100
+
+// Shrink implements queue.Store.
+func (s *SQLite) Shrink(ctx context.Context) error {
+	for {
+		left, err := write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) (int64, error) {
+			rows, err := q.QueryContext(ctx, fmt.Sprintf("PRAGMA incremental_vacuum(%d)", shrinkPages))
+			if err != nil {
+				return 0, err
+			}
+			for rows.Next() { // each step frees a page
+			}
+			if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+				return 0, err
+			}
+			return one[int64](ctx, q, "PRAGMA freelist_count")
+		})
+		if err != nil || left == 0 {
+			return err
+		}
+	}
+}
+
+// Watch implements queue.Store. data_version moves when another connection has
+// committed, in this process or another; reading it costs microseconds, so it
+// can be read often.
+func (s *SQLite) Watch(ctx context.Context, changed func()) error {
+	conn, err := s.reads.Conn(ctx)
+	if err != nil {
+		return classify(err)
+	}
+	defer func() { _ = conn.Close() }() // only returns it to the pool
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for last := int64(-1); ; {
+		var version int64
+		if err := conn.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version); err != nil {
+			return classify(err)
+		}
+		if version != last && last >= 0 {
+			changed()
+		}
+		last = version
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// watchInterval is how soon a write of another process is seen.
+const watchInterval = 20 * time.Millisecond

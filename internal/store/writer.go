@@ -1,0 +1,361 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"orchestrate/internal/queue"
+)
+
+// querier runs SQL: in the writer's transaction, or on a reader.
+type querier interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+const (
+	// maxGroup and maxGroupBytes bound one transaction, so that a settle never
+	// waits long behind intake.
+	maxGroup      = 256
+	maxGroupBytes = 4 << 20
+	// maxWaiting is how many writes may wait for the disk: some seconds' worth.
+	maxWaiting = 4096
+	// idleCheckpoint is how long the writer is idle before it empties the WAL.
+	idleCheckpoint = 5 * time.Second
+)
+
+// op is one write. run may be called twice, and must then do the same.
+type op struct {
+	ctx  context.Context // the caller's: an op that nobody waits for is skipped
+	run  func(context.Context, querier) error
+	size int
+	done chan error
+}
+
+// writer owns the one write connection of a process. It takes what waits, runs
+// it in one transaction, commits once, then answers all: no timer, groups form
+// by themselves while a commit is under way.
+type writer struct {
+	db     *sql.DB
+	urgent chan *op // settles, claims, heartbeats, verbs: before intake
+	intake chan *op
+	broken chan struct{} // closed after a failed sync
+
+	start   sync.Once
+	stop    chan struct{}
+	stopped chan struct{}
+
+	// Owned by the goroutine.
+	conn  *sql.Conn
+	stmts map[string]*sql.Stmt
+	dirty bool // written since the last checkpoint
+}
+
+func newWriter(db *sql.DB) *writer {
+	return &writer{
+		db: db, urgent: make(chan *op, maxWaiting), intake: make(chan *op, maxWaiting),
+		broken: make(chan struct{}), stop: make(chan struct{}), stopped: make(chan struct{}),
+	}
+}
+
+// write runs fn in a transaction of the writer and returns its value once the
+// commit has returned.
+func write[T any](ctx context.Context, w *writer, lane chan *op, size int, fn func(context.Context, querier) (T, error)) (T, error) {
+	var out, zero T
+	o := &op{ctx: ctx, size: size, done: make(chan error, 1)}
+	o.run = func(ctx context.Context, q querier) (err error) {
+		out, err = fn(ctx, q)
+		return err
+	}
+	if err := w.do(o, lane); err != nil {
+		return zero, err
+	}
+	return out, nil
+}
+
+func (w *writer) do(o *op, lane chan *op) error {
+	w.start.Do(func() { go w.loop() })
+	if lane == w.intake {
+		select {
+		case lane <- o:
+		default:
+			return queue.ErrBusy
+		}
+	} else {
+		select {
+		case lane <- o:
+		case <-o.ctx.Done():
+			return waited(o.ctx)
+		case <-w.stopped:
+			return sql.ErrConnDone
+		}
+	}
+	select {
+	case err := <-o.done:
+		return err
+	case <-o.ctx.Done():
+		return waited(o.ctx)
+	case <-w.stopped:
+		select {
+		case err := <-o.done: // it was among the last
+			return err
+		default:
+			return sql.ErrConnDone
+		}
+	}
+}
+
+// waited says that the caller's patience ended before the commit did.
+func waited(ctx context.Context) error {
+	return fmt.Errorf("%w: gave up waiting for the commit: %w", queue.ErrUnavailable, context.Cause(ctx))
+}
+
+// close ends the goroutine after what waits has been written.
+func (w *writer) close() {
+	w.start.Do(func() { close(w.stopped) })
+	close(w.stop)
+	<-w.stopped
+}
+
+func (w *writer) loop() {
+	defer close(w.stopped)
+	defer w.release()
+	idle := time.NewTimer(idleCheckpoint)
+	defer idle.Stop()
+	for {
+		first := w.poll()
+		if first == nil {
+			idle.Reset(idleCheckpoint)
+			select {
+			case first = <-w.urgent:
+			case first = <-w.intake:
+			case <-idle.C:
+				w.checkpoint()
+				continue
+			case <-w.stop:
+				if first = w.poll(); first == nil {
+					return
+				}
+			}
+		}
+		w.commit(w.gather(first))
+	}
+}
+
+// poll takes what waits, the urgent lane first; nil if nothing does.
+func (w *writer) poll() *op {
+	select {
+	case o := <-w.urgent:
+		return o
+	default:
+	}
+	select {
+	case o := <-w.intake:
+		return o
+	default:
+		return nil
+	}
+}
+
+func (w *writer) gather(o *op) []*op {
+	var group []*op
+	for bytes := 0; o != nil; o = w.poll() {
+		if err := o.ctx.Err(); err != nil {
+			o.done <- waited(o.ctx)
+		} else {
+			group = append(group, o)
+			bytes += o.size
+		}
+		if len(group) >= maxGroup || bytes >= maxGroupBytes {
+			break
+		}
+	}
+	return group
+}
+
+// commit writes a group and answers it. When an operation errs, everything is
+// rolled back and run again, each under a savepoint of its own, so that one bad
+// operation costs its neighbours nothing.
+func (w *writer) commit(group []*op) {
+	if len(group) == 0 {
+		return
+	}
+	errs := make([]error, len(group))
+	err := w.transaction(func(ctx context.Context, q querier) error {
+		for i, o := range group {
+			if errs[i] = o.run(ctx, q); errs[i] != nil {
+				return errs[i]
+			}
+		}
+		return nil
+	})
+	if err != nil && len(group) > 1 && !errors.Is(err, errTransaction) {
+		clear(errs)
+		err = w.transaction(func(ctx context.Context, q querier) error { return w.separately(ctx, q, group, errs) })
+	}
+	for i, o := range group {
+		if err != nil {
+			errs[i] = err // whatever it read or wrote did not happen
+		}
+		o.done <- classify(errs[i])
+	}
+}
+
+// errTransaction marks failures of BEGIN, SAVEPOINT, ROLLBACK TO and COMMIT:
+// they concern the whole group.
+var errTransaction = errors.New("transaction")
+
+// transaction runs fn between BEGIN and COMMIT, on the writer's context: a
+// caller that gives up must not interrupt the others.
+func (w *writer) transaction(fn func(context.Context, querier) error) error {
+	select {
+	case <-w.broken:
+		return queue.ErrBroken
+	default:
+	}
+	ctx := context.Background()
+	if err := w.begin(ctx); err != nil {
+		return fmt.Errorf("%w: begin: %w", errTransaction, err)
+	}
+	err := fn(ctx, w)
+	if err == nil {
+		w.dirty = true
+		if _, err = w.ExecContext(ctx, "COMMIT"); err == nil {
+			return nil
+		}
+		err = fmt.Errorf("%w: commit: %w", errTransaction, err)
+	}
+	// SQLite may have rolled back by itself (disk full, I/O error), so an error
+	// here means nothing; but a connection in doubt is not used again.
+	if _, rollback := w.ExecContext(ctx, "ROLLBACK"); rollback != nil {
+		w.release()
+	}
+	w.noteBroken(err)
+	return err
+}
+
+func (w *writer) begin(ctx context.Context) error {
+	if w.conn == nil {
+		conn, err := w.db.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		w.conn, w.stmts = conn, map[string]*sql.Stmt{}
+	}
+	_, err := w.ExecContext(ctx, "BEGIN IMMEDIATE")
+	if err != nil && !isBusy(err) {
+		w.release()
+	}
+	return err
+}
+
+// separately runs each operation under a savepoint. It returns an error only
+// when the transaction itself is in doubt: on a full disk SQLite rolls the
+// whole of it back, and what ran next would commit alone.
+func (w *writer) separately(ctx context.Context, q querier, group []*op, errs []error) error {
+	savepoint := func(statement string) error {
+		if _, err := q.ExecContext(ctx, statement); err != nil {
+			return fmt.Errorf("%w: %s: %w", errTransaction, statement, err)
+		}
+		return nil
+	}
+	for i, o := range group {
+		if err := savepoint("SAVEPOINT op"); err != nil {
+			return err
+		}
+		if errs[i] = o.run(ctx, q); errs[i] != nil {
+			if err := savepoint("ROLLBACK TO op"); err != nil {
+				return errors.Join(err, errs[i])
+			}
+		}
+		if err := savepoint("RELEASE op"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *writer) noteBroken(err error) {
+	if errors.Is(classify(err), queue.ErrBroken) {
+		select {
+		case <-w.broken:
+		default:
+			close(w.broken)
+		}
+	}
+}
+
+// checkpoint empties the WAL. Others may be reading or writing: then it stays,
+// and the next idle time comes.
+func (w *writer) checkpoint() {
+	if !w.dirty || w.conn == nil {
+		return
+	}
+	w.dirty = false
+	_, err := w.conn.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)")
+	w.noteBroken(err)
+}
+
+// release closes the connection for good, whatever its state; the next
+// transaction opens another.
+func (w *writer) release() {
+	for _, s := range w.stmts {
+		_ = s.Close() // a handle: nothing can be lost
+	}
+	if w.conn != nil {
+		_ = w.conn.Raw(func(any) error { return driver.ErrBadConn }) // keeps it out of the pool
+		_ = w.conn.Close()
+	}
+	w.conn, w.stmts = nil, nil
+}
+
+// maxStmts bounds the cache of prepared statements: the texts with a varying
+// number of rows are many.
+const maxStmts = 512
+
+// prepared returns the statement for a text, prepared once a connection.
+func (w *writer) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
+	if s := w.stmts[query]; s != nil {
+		return s, nil
+	}
+	if len(w.stmts) >= maxStmts {
+		for text, s := range w.stmts {
+			_ = s.Close()
+			delete(w.stmts, text)
+		}
+	}
+	s, err := w.conn.PrepareContext(ctx, query)
+	if err == nil {
+		w.stmts[query] = s
+	}
+	return s, err
+}
+
+// ExecContext implements querier on the write connection.
+func (w *writer) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if w.conn == nil {
+		return nil, sql.ErrConnDone
+	}
+	s, err := w.prepared(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return s.ExecContext(ctx, args...)
+}
+
+// QueryContext implements querier on the write connection.
+func (w *writer) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if w.conn == nil {
+		return nil, sql.ErrConnDone
+	}
+	s, err := w.prepared(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return s.QueryContext(ctx, args...)
+}

@@ -37,6 +37,8 @@ type SQLite struct {
 	reads  *sql.DB
 	writes *sql.DB
 	w      *writer
+
+	closing sync.Once
 }
 
 var _ queue.Store = (*SQLite)(nil)
@@ -96,9 +98,10 @@ func (s *SQLite) begin(ctx context.Context, o Options) error {
 	return err
 }
 
-// Close waits for the writes that were asked for and closes the file.
+// Close waits for the writes that were asked for and closes the file. It may be
+// called again.
 func (s *SQLite) Close() error {
-	s.w.close()
+	s.closing.Do(s.w.close)
 	return errors.Join(s.writes.Close(), s.reads.Close())
 }
 

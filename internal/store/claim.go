@@ -14,8 +14,14 @@ func (s *SQLite) Due(ctx context.Context, routes []string) ([]queue.Due, error) 
 		return nil, nil
 	}
 	query, a := dueQuery(routes)
-	due, err := all(ctx, s.reads, query, a, func(rows *sql.Rows, d *queue.Due) error {
-		return rows.Scan(&d.Route, &d.Due, &d.Suspect)
+	var due []queue.Due
+	err := each(ctx, s.reads, query, a, func(rows *sql.Rows) error {
+		var d queue.Due
+		err := rows.Scan(&d.Route, &d.Due, &d.Suspect)
+		if d.Due != 0 || d.Suspect != 0 {
+			due = append(due, d)
+		}
+		return err
 	})
 	return due, classify(err)
 }
@@ -24,14 +30,10 @@ func (s *SQLite) Due(ctx context.Context, routes []string) ([]queue.Due, error) 
 func dueQuery(routes []string) (string, args) {
 	var a args
 	rows := a.values([]string{"TEXT"}, len(routes), func(i int) []any { return []any{routes[i]} })
-	return `WITH r (route) AS (VALUES ` + rows + `), due AS (
-		SELECT r.route,
-			(SELECT j.due_at FROM webhook_jobs j WHERE j.route = r.route AND j.status IN ('pending', 'failed')
-				AND j.crash_count = 0 ORDER BY j.due_at, j.event_id LIMIT 1) AS due_at,
-			(SELECT j.due_at FROM webhook_jobs j WHERE j.route = r.route AND j.status IN ('pending', 'failed')
-				AND j.crash_count > 0 ORDER BY j.due_at, j.event_id LIMIT 1) AS suspect_at
-		FROM r)
-		SELECT route, due_at, suspect_at FROM due WHERE due_at IS NOT NULL OR suspect_at IS NOT NULL`, a
+	const earliest = `(SELECT j.due_at FROM webhook_jobs j WHERE j.route = r.route AND j.status IN ('pending', 'failed')
+			AND j.crash_count %s ORDER BY j.due_at, j.event_id LIMIT 1)`
+	return `WITH r (route) AS (VALUES ` + rows + `)
+		SELECT r.route, ` + fmt.Sprintf(earliest, "= 0") + `, ` + fmt.Sprintf(earliest, "> 0") + ` FROM r`, a
 }
 
 // Claim implements queue.Store.

@@ -1,8 +1,21 @@
 package store
 
 import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"modernc.org/sqlite"
 
 	"orchestrate/internal/queue"
 	"orchestrate/internal/store/storetest"
@@ -29,4 +42,231 @@ func open(t testing.TB, path string) *SQLite {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	return s
+}
+
+func TestOpenRefuses(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "none.db")
+	_, err := Open(t.Context(), Options{Path: path})
+	if !errors.Is(err, queue.ErrUnavailable) || !strings.Contains(err.Error(), path) {
+		t.Errorf("a missing file: got %v, want ErrUnavailable with the path", err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a refusal made the file: %v", err)
+	}
+	garbage := filepath.Join(dir, "garbage.db")
+	if err := os.WriteFile(garbage, []byte(strings.Repeat("not a database ", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, create := range []bool{false, true} {
+		if _, err := Open(t.Context(), Options{Path: garbage, Create: create}); !errors.Is(err, queue.ErrUnavailable) {
+			t.Errorf("garbage, create %v: got %v, want ErrUnavailable", create, err)
+		}
+	}
+}
+
+func TestSchemaVersions(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	s := open(t, path)
+	if _, err := s.writes.Exec("INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, 1)"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Heartbeat(t.Context(), "w", 1)
+	if !errors.Is(err, queue.ErrLeaseLost) {
+		t.Errorf("heartbeat of an unknown worker: got %v, want ErrLeaseLost", err)
+	}
+	if err := s.Register(t.Context(), queue.Worker{ID: "w", StartedAt: 1}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Heartbeat(t.Context(), "w", 1); !errors.Is(err, queue.ErrSchema) {
+		t.Errorf("heartbeat on a newer schema: got %v, want ErrSchema", err)
+	}
+	for _, create := range []bool{false, true} {
+		if _, err := Open(t.Context(), Options{Path: path, Create: create}); !errors.Is(err, queue.ErrSchema) {
+			t.Errorf("open a newer schema, create %v: got %v, want ErrSchema", create, err)
+		}
+	}
+	older := filepath.Join(t.TempDir(), "older.db")
+	if err := open(t, older).Close(); err != nil {
+		t.Fatal(err)
+	}
+	undone, err := MigrateDown(t.Context(), Options{Path: older}, 0)
+	if err != nil || len(undone) == 0 {
+		t.Fatalf("migrate down: %v, %v", undone, err)
+	}
+	if _, err := Open(t.Context(), Options{Path: older}); !errors.Is(err, queue.ErrSchema) || !strings.Contains(err.Error(), "orchestrate migrate") {
+		t.Errorf("open an older schema: got %v, want ErrSchema with the next step", err)
+	}
+	applied, err := MigrateUp(t.Context(), Options{Path: older})
+	if err != nil || len(applied) != len(undone) {
+		t.Errorf("migrate up: got %v, %v", applied, err)
+	}
+	steps, version, err := MigrationStatus(t.Context(), Options{Path: older})
+	want, _ := SchemaVersion()
+	if err != nil || version != want || len(steps) == 0 || steps[0].AppliedAt == 0 {
+		t.Errorf("status: got %v at %d, %v; want version %d", steps, version, err, want)
+	}
+}
+
+// TestCreation holds the file to what can be set only when it is made, and its
+// mode.
+func TestCreation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state", "q ?#%.db")
+	s := open(t, path)
+	for pragma, want := range map[string]string{"page_size": "8192", "auto_vacuum": "2", "journal_mode": "wal"} {
+		got, err := one[string](t.Context(), s.reads, "PRAGMA "+pragma)
+		if err != nil || got != want {
+			t.Errorf("pragma %s: got %s, %v; want %s", pragma, got, err, want)
+		}
+	}
+	for file, want := range map[string]fs.FileMode{path: 0o600, path + "-wal": 0o600, path + "-shm": 0o600, filepath.Dir(path): 0o700} {
+		info, err := os.Stat(file)
+		if err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: got %v, %v; want %v", file, info, err, want)
+		}
+	}
+	if _, err := s.reads.Exec("DELETE FROM workers"); err == nil {
+		t.Error("a reader could write")
+	}
+	if runtime.GOOS == "linux" && !sqlite.OFDLockingEnabled() {
+		t.Error("OFD locks are not in use")
+	}
+}
+
+// TestWALStaysBounded: a statement shape that never lets the auto-checkpoint
+// run would grow the WAL without bound.
+func TestWALStaysBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	s := open(t, path)
+	body := make([]byte, 16<<10)
+	for i := range 3000 {
+		in := queue.Insertion{
+			Event:   &queue.Event{Source: "s", DeliveryID: fmt.Sprint(i), EventType: "push", ReceivedAt: 1, BodySHA256: strings.Repeat("0", 64)},
+			Payload: &queue.Payload{Body: body},
+		}
+		if _, err := s.Insert(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := os.Stat(path + "-wal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if limit := int64(32 << 20); info.Size() > limit { // 1000 pages of 8 KiB, and what comes during a checkpoint
+		t.Errorf("48 MB written left a WAL of %d bytes, want at most %d", info.Size(), limit)
+	}
+}
+
+func TestIdleWriterEmptiesWAL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "q.db")
+		s := open(t, path)
+		if err := s.Register(t.Context(), queue.Worker{ID: "w", StartedAt: 1}, ""); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path + "-wal"); err != nil || info.Size() == 0 {
+			t.Fatalf("after a write: %v, %v; want a WAL", info, err)
+		}
+		<-time.After(2 * idleCheckpoint)
+		synctest.Wait()
+		if info, err := os.Stat(path + "-wal"); err != nil || info.Size() != 0 {
+			t.Errorf("after a rest: %v, %v; want an empty WAL", info, err)
+		}
+	})
+}
+
+func TestWatchSeesOtherProcess(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	a, b := open(t, path), open(t, path)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	seen := make(chan struct{}, 1)
+	go func() {
+		_ = a.Watch(ctx, func() {
+			select {
+			case seen <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	for {
+		if err := b.Register(t.Context(), queue.Worker{ID: queue.Text(fmt.Sprint(queue.Clock().UnixNano())), StartedAt: 1}, ""); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-seen:
+			return
+		case <-time.After(10 * watchInterval): // it may not have begun
+		}
+	}
+}
+
+// TestOneBadOperationCostsNoNeighbour: everything of a group is rolled back and
+// run again apart, and only the bad one is told an error.
+func TestOneBadOperationCostsNoNeighbour(t *testing.T) {
+	s := open(t, "")
+	bad := errors.New("bad")
+	insert := func(id string) func(context.Context, querier) (int, error) {
+		return func(ctx context.Context, q querier) (int, error) {
+			_, err := exec(ctx, q, `INSERT INTO workers (id, host, pid, version, routes, slots, started_at, heartbeat_at)
+				VALUES ($1, '', 0, '', x'', 0, 0, 0)`, id)
+			if err == nil && id == "bad" {
+				err = bad // after a write that must not stay
+			}
+			return 0, err
+		}
+	}
+	// A first operation holds the writer until the others wait behind it.
+	hold, held := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, _ = write(t.Context(), s.w, s.w.urgent, 0, func(context.Context, querier) (int, error) {
+			close(held)
+			<-hold
+			return 0, nil
+		})
+	})
+	<-held
+	ids := []string{"one", "bad", "two", "three"}
+	errs := make([]error, len(ids))
+	for i, id := range ids {
+		wg.Go(func() { _, errs[i] = write(t.Context(), s.w, s.w.urgent, 0, insert(id)) })
+	}
+	for len(s.w.urgent) < len(ids) {
+		runtime.Gosched()
+	}
+	close(hold)
+	wg.Wait()
+	for i, id := range ids {
+		if want := map[bool]error{true: bad}[id == "bad"]; !errors.Is(errs[i], want) {
+			t.Errorf("%s: got %v, want %v", id, errs[i], want)
+		}
+	}
+	workers, err := all(t.Context(), s.reads, "SELECT id FROM workers ORDER BY id", nil, func(rows *sql.Rows, id *string) error { return rows.Scan(id) })
+	if err != nil || fmt.Sprint(workers) != "[one three two]" {
+		t.Errorf("stored: got %v, %v; want the three good ones", workers, err)
+	}
+}
+
+func TestIntakeIsRefusedWhenTooMuchWaits(t *testing.T) {
+	s := open(t, "")
+	hold, held := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, _ = write(t.Context(), s.w, s.w.urgent, 0, func(context.Context, querier) (int, error) {
+			close(held)
+			<-hold
+			return 0, nil
+		})
+	})
+	<-held
+	for range maxWaiting {
+		s.w.intake <- &op{ctx: t.Context(), done: make(chan error, 1), run: func(context.Context, querier) error { return nil }}
+	}
+	_, err := s.Insert(t.Context(), queue.Insertion{Event: &queue.Event{}, Payload: &queue.Payload{}})
+	if !errors.Is(err, queue.ErrBusy) {
+		t.Errorf("got %v, want ErrBusy", err)
+	}
+	close(hold)
+	wg.Wait()
 }

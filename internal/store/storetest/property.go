@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,15 +20,22 @@ type model struct {
 	events  map[string]int64           // by delivery id
 }
 
+func byKey(x, y queue.JobKey) int {
+	return cmp.Or(cmp.Compare(x.EventID, y.EventID), cmp.Compare(x.Route, y.Route))
+}
+
 // property runs random operations against the model and compares after each.
 func property(t *testing.T, f *fixture) {
 	ctx := t.Context()
-	w := f.worker(t, "property")
-	m := model{map[queue.JobKey]queue.Status{}, map[queue.JobKey]int64{}, map[queue.JobKey]queue.Job{}, map[string]int64{}}
-	routes := []string{"a", "b", "c"}
 	round := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		round++
+		w := f.worker(t, queue.Text(fmt.Sprint("w", round)))
+		m := model{map[queue.JobKey]queue.Status{}, map[queue.JobKey]int64{}, map[queue.JobKey]queue.Job{}, map[string]int64{}}
+		var routes []string
+		for _, r := range "abc" {
+			routes = append(routes, fmt.Sprintf("%d%c", round, r)) // what earlier rounds left is no concern of this one
+		}
 		fail := func(err error) {
 			if err != nil {
 				rt.Fatal(err)
@@ -40,7 +48,7 @@ func property(t *testing.T, f *fixture) {
 					keys = append(keys, k)
 				}
 			}
-			slices.SortFunc(keys, func(x, y queue.JobKey) int { return int(x.EventID-y.EventID)*10 + int(x.Route[0]) - int(y.Route[0]) })
+			slices.SortFunc(keys, byKey)
 			if len(keys) == 0 {
 				return nil
 			}
@@ -85,7 +93,7 @@ func property(t *testing.T, f *fixture) {
 				}
 			},
 			"settle": func(rt *rapid.T) {
-				keys := slices.SortedFunc(maps.Keys(m.claimed), func(x, y queue.JobKey) int { return int(x.EventID-y.EventID)*10 + int(x.Route[0]) - int(y.Route[0]) })
+				keys := slices.SortedFunc(maps.Keys(m.claimed), byKey)
 				if len(keys) == 0 {
 					rt.Skip("nothing is claimed")
 				}
@@ -121,13 +129,13 @@ func property(t *testing.T, f *fixture) {
 				}
 			},
 			"": func(rt *rapid.T) {
-				fail(Counters(ctx, f.Store))
 				held, err := f.Heartbeat(ctx, w, f.now)
 				fail(err)
 				if len(held) != len(m.claimed) {
 					rt.Fatalf("the store holds %d claims, the model %d", len(held), len(m.claimed))
 				}
 				for _, id := range m.events {
+					fail(Counters(ctx, f.Store, id))
 					jobs, err := f.Jobs(ctx, id)
 					fail(err)
 					for _, j := range jobs {

@@ -1,0 +1,275 @@
+package config
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+	"go.yaml.in/yaml/v3"
+)
+
+// ErrInvalid is wrapped by every error of this package that comes of what was
+// configured.
+var ErrInvalid = errors.New("invalid configuration")
+
+// Config is the effective configuration.
+type Config struct {
+	File string `json:"-"` // where it was read from; "" if no file was found
+	Hash string `json:"-"` // names this configuration: 12 hex digits
+
+	Listen       string
+	AdminListen  string
+	Database     string   // absolute path of the SQLite file
+	Secrets      []string // references: env:NAME, file:PATH; see ResolveSecrets
+	OnRedelivery string   // RequeueDead or Ignore
+	Log          Log
+	DrainTimeout time.Duration
+	Processor    Processor
+	Retry        Retry
+	Routes       []Route
+}
+
+// What a redelivery of a known event does to its dead jobs.
+const (
+	RequeueDead = "requeue_dead"
+	Ignore      = "ignore"
+)
+
+// Log says what is logged, and how.
+type Log struct {
+	Level  string // debug, info, warn, error
+	Format string // auto, text, json
+}
+
+// Processor sizes the worker.
+type Processor struct {
+	Concurrency  int           // handlers at once
+	BatchSize    int           // jobs a claim takes at most
+	PollInterval time.Duration // between looks when nothing woke the worker
+}
+
+// Backoff is a growing wait.
+type Backoff struct {
+	Base   time.Duration // before the first retry
+	Factor float64       // times this with each further one
+	Cap    time.Duration // never longer than this
+}
+
+// Retry is what follows a failure.
+type Retry struct {
+	Max int // retries after the first attempt
+	Backoff
+	Jitter      float64 // up to this fraction of a wait is added
+	Unavailable Unavailable
+}
+
+// Unavailable is the schedule for what is away.
+type Unavailable struct {
+	Backoff
+	For time.Duration // since the streak began; 0 makes it an ordinary error
+}
+
+// Route says which events start which handler.
+type Route struct {
+	Name        string
+	On          []string // as written; their grammar belongs to the routes
+	Filter      Filter
+	Concurrency int // at once in one worker; 0: as many as it has slots
+	Run         Run
+	Retry       Retry // the global one, where the route says nothing else
+}
+
+// Filter narrows a route; what is empty lets everything pass.
+type Filter struct {
+	Repository []string // globs
+}
+
+// Run starts a command.
+type Run struct {
+	Command []string // argv; never a shell string
+	Dir     string   // absolute; "" is the directory of the process
+	Env     map[string]string
+	PassEnv []string
+	Timeout time.Duration
+	Grace   time.Duration // between the request to end and the kill
+}
+
+// The defaults of a command.
+const (
+	defaultTimeout = 30 * time.Minute
+	defaultGrace   = 10 * time.Second
+)
+
+// Options says where a configuration comes from, besides the environment.
+type Options struct {
+	File  string                 // --config; "": ORCHESTRATE_CONFIG, or the usual places
+	Flags map[string]*pflag.Flag // by key; one that was not given is not looked at
+}
+
+// Load reads, resolves and validates. Its errors are ErrInvalid and name every
+// problem that was found.
+func Load(o Options) (*Config, error) { return load(o, systemFile) }
+
+func load(o Options, system string) (*Config, error) {
+	path, err := find(o.File, system)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	root, err := readFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	l := newLoader(path)
+	l.read(root, o.Flags)
+	if len(l.errs) > 0 {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, errors.Join(l.errs...))
+	}
+	if l.c.Hash, err = hash(&l.c); err != nil {
+		return nil, fmt.Errorf("hash the configuration: %w", err)
+	}
+	return &l.c, nil
+}
+
+// loader carries a configuration from its sources to its struct.
+type loader struct {
+	reader
+	c       Config
+	scalars map[string]any // what the file sets, as text, by key
+	lines   map[string]int // and where
+	routes  *yaml.Node
+}
+
+func newLoader(file string) *loader {
+	return &loader{reader: reader{file: file}, c: Config{File: file}, lines: map[string]int{}, scalars: map[string]any{}}
+}
+
+// read fills the configuration. Routes come last: they inherit.
+func (l *loader) read(root *yaml.Node, flags map[string]*pflag.Flag) {
+	l.top(root)
+	l.resolve(flags)
+	l.database(flags["database"])
+	l.secrets()
+	l.check()
+	l.list(l.routes, "routes", l.route)
+}
+
+// top reads what the file holds at its top level.
+func (l *loader) top(root *yaml.Node) {
+	f := l.group(Keys(), "", func(k Key, n *yaml.Node, path string) {
+		// Tried here, too, since a variable or a flag may hide it later.
+		l.value(n, path, func(s string) error {
+			if err := k.set(new(Config), s); err != nil {
+				return err
+			}
+			l.scalars[k.Name], l.lines[k.Name] = s, n.Line
+			return nil
+		})
+	})
+	f["secrets"] = func(n *yaml.Node, path string) { l.c.Secrets = l.strings(n, path, checkReference) }
+	f["routes"] = func(n *yaml.Node, _ string) { l.routes = n }
+	l.mapping(root, "", f)
+}
+
+// resolve sets every scalar from where it comes.
+func (l *loader) resolve(flags map[string]*pflag.Flag) {
+	v := viper.NewWithOptions(viper.KeyDelimiter("/")) // no key has one: viper is to see them flat
+	l.fail(v.MergeConfigMap(l.scalars))
+	for _, k := range Keys() {
+		f := flags[k.Name]
+		v.SetDefault(k.Name, k.Default)
+		l.fail(v.BindEnv(k.Name, k.Env()))
+		if f != nil {
+			l.fail(v.BindPFlag(k.Name, f))
+		}
+		origin := l.origin(k, f)
+		if origin == "" && k.Default == "" {
+			continue
+		}
+		if err := k.set(&l.c, v.GetString(k.Name)); err != nil {
+			l.fail(fmt.Errorf("%s: %w", origin, err))
+		}
+	}
+}
+
+// origin names where the value of a key comes from; "" is the default.
+func (l *loader) origin(k Key, f *pflag.Flag) string {
+	switch line, inFile := l.lines[k.Name]; {
+	case f != nil && f.Changed:
+		return "--" + f.Name
+	case os.Getenv(k.Env()) != "":
+		return k.Env()
+	case inFile:
+		return l.at(line, k.Name)
+	}
+	return ""
+}
+
+// database makes its path absolute, so that no command depends on where it was
+// started: one in the file is relative to the file.
+func (l *loader) database(flag *pflag.Flag) {
+	const key = "database"
+	var err error
+	switch l.origin(Key{Name: key}, flag) {
+	case "":
+		l.c.Database, err = defaultDatabase()
+	case l.at(l.lines[key], key):
+		l.c.Database, err = l.beside(l.c.Database)
+	default:
+		l.c.Database, err = filepath.Abs(l.c.Database)
+	}
+	l.fail(err)
+}
+
+// secrets lets the variable of secrets replace the file's.
+func (l *loader) secrets() {
+	if os.Getenv("ORCHESTRATE_SECRETS") != "" {
+		l.fail(errors.New("ORCHESTRATE_SECRETS: no such variable; put the secrets, one a line, into " + SecretVariable))
+	}
+	if _, set := os.LookupEnv(SecretVariable); set {
+		l.c.Secrets = []string{envPrefix + SecretVariable}
+		return
+	}
+	for i, ref := range l.c.Secrets {
+		abs, err := absoluteReference(ref, l.beside)
+		l.fail(err)
+		l.c.Secrets[i] = abs
+	}
+}
+
+// check compares what stands in different places.
+func (l *loader) check() {
+	if l.c.Listen == l.c.AdminListen && l.c.Listen != "" && !anyPort(l.c.Listen) {
+		l.fail(fmt.Errorf("admin_listen: %s is also listen; give each an address of its own", quote(l.c.Listen)))
+	}
+	l.checkRetry(l.c.Retry, func(path string) string {
+		return cmp.Or(l.origin(Key{Name: path + ".base"}, nil), l.origin(Key{Name: path + ".cap"}, nil), path)
+	})
+}
+
+func (l *loader) checkRetry(r Retry, where func(path string) string) {
+	if err := r.check(); err != nil {
+		l.fail(fmt.Errorf("%s: %w", where("retry"), err))
+	}
+	if err := r.Unavailable.check(); err != nil {
+		l.fail(fmt.Errorf("%s: %w", where("retry.unavailable"), err))
+	}
+}
+
+// hash is taken over the effective values. Secrets are references here; where
+// the file lies is no part of it.
+func hash(c *Config) (string, error) {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:6]), nil
+}

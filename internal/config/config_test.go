@@ -1,0 +1,684 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+)
+
+// clean takes everything from the environment that this package looks at, and
+// returns a home directory with nothing in it.
+func clean(t *testing.T) string {
+	t.Helper()
+	for _, k := range Keys() {
+		unset(t, k.Env())
+	}
+	for _, name := range []string{"ORCHESTRATE_CONFIG", "ORCHESTRATE_SECRETS", SecretVariable, "STATE_DIRECTORY", "XDG_CONFIG_HOME", "XDG_STATE_HOME"} {
+		unset(t, name)
+	}
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("USERPROFILE", home)
+	return home
+}
+
+func unset(t *testing.T, name string) {
+	t.Helper()
+	t.Setenv(name, "") // so that it is put back
+	if err := os.Unsetenv(name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func write(t *testing.T, path, text string) string {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func file(t *testing.T, text string) string {
+	t.Helper()
+	return write(t, filepath.Join(t.TempDir(), "config.yaml"), text)
+}
+
+func mustLoad(t *testing.T, o Options) *Config {
+	t.Helper()
+	c, err := load(o, filepath.Join(t.TempDir(), "none.yaml"))
+	if err != nil {
+		t.Fatalf("load: %v", err)
+	}
+	return c
+}
+
+// refusal is the error of a load, without the path of the file.
+func refusal(t *testing.T, o Options) string {
+	t.Helper()
+	c, err := load(o, filepath.Join(t.TempDir(), "none.yaml"))
+	if err == nil {
+		t.Fatalf("loaded %+v, want an error", c)
+	}
+	if !errors.Is(err, ErrInvalid) {
+		t.Errorf("error %v is not ErrInvalid", err)
+	}
+	msg := err.Error()
+	if o.File != "" {
+		msg = strings.ReplaceAll(msg, o.File, "FILE")
+	}
+	return strings.TrimPrefix(msg, "invalid configuration: ")
+}
+
+func TestDefaults(t *testing.T) {
+	home := clean(t)
+	got := mustLoad(t, Options{})
+	away := Unavailable{Backoff{5 * time.Second, 2, 5 * time.Minute}, 24 * time.Hour}
+	want := &Config{
+		Hash:   got.Hash,
+		Listen: "127.0.0.1:9000", AdminListen: "127.0.0.1:9001",
+		Database:     filepath.Join(home, ".local", "state", "orchestrate", "orchestrate.db"),
+		OnRedelivery: "requeue_dead",
+		Log:          Log{"info", "auto"},
+		DrainTimeout: 30 * time.Second,
+		Processor:    Processor{5, 10, 5 * time.Second},
+		Retry:        Retry{3, Backoff{time.Second, 2, time.Hour}, 0, away},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+	if !regexp.MustCompile("^[0-9a-f]{12}$").MatchString(got.Hash) {
+		t.Errorf("hash = %q, want 12 hex digits", got.Hash)
+	}
+}
+
+const everything = `# all there is
+listen: "[::1]:80"
+admin_listen: :81
+database: sqlite:///var/lib/q.db
+secrets: ["env:ONE", "file:secret.txt", 'file:/etc/two']
+on_redelivery: ignore
+log: {level: warn, format: json}
+drain_timeout: 1m
+processor: {concurrency: 6, batch_size: 7, poll_interval: 8s}
+retry: {max: 1, base: 2s, factor: 1.5, cap: 3h, jitter: 0.25, unavailable: {base: 4s, factor: 3, cap: 5m, for: 0s}}
+routes:
+  - name: pr-shepherd
+    on: [pull_request.opened, "*"]
+    filter: {repository: ["acme/*"]}
+    concurrency: 2
+    run:
+      command: [pr-shepherd, --pr, "{{ .pull_request.number }}", ""]
+      dir: agents
+      env: {MODE: yes, my.Prop: 010, EMPTY: ""}
+      pass_env: [PATH, HOME]
+      timeout: 2d
+      grace: 0s
+    retry: &r {max: 0, unavailable: {for: 1h}}
+  - name: second
+    on: [push]
+    run: {command: [true]}
+    retry: *r
+  - name: third
+    on: [push]
+    run: {command: [x]}
+`
+
+func TestEverything(t *testing.T) {
+	clean(t)
+	path := file(t, everything)
+	dir := filepath.Dir(path)
+	got := mustLoad(t, Options{File: path})
+	retry := Retry{1, Backoff{2 * time.Second, 1.5, 3 * time.Hour}, 0.25, Unavailable{Backoff{4 * time.Second, 3, 5 * time.Minute}, 0}}
+	own := retry
+	own.Max, own.Unavailable.For = 0, time.Hour
+	want := &Config{
+		File: path, Hash: got.Hash,
+		Listen: "[::1]:80", AdminListen: ":81", Database: "/var/lib/q.db",
+		Secrets:      []string{"env:ONE", "file:" + filepath.Join(dir, "secret.txt"), "file:/etc/two"},
+		OnRedelivery: "ignore", Log: Log{"warn", "json"}, DrainTimeout: time.Minute,
+		Processor: Processor{6, 7, 8 * time.Second}, Retry: retry,
+		Routes: []Route{
+			{
+				Name: "pr-shepherd", On: []string{"pull_request.opened", "*"},
+				Filter: Filter{Repository: []string{"acme/*"}}, Concurrency: 2, Retry: own,
+				Run: Run{
+					Command: []string{"pr-shepherd", "--pr", "{{ .pull_request.number }}", ""},
+					Dir:     filepath.Join(dir, "agents"),
+					Env:     map[string]string{"MODE": "yes", "my.Prop": "010", "EMPTY": ""},
+					PassEnv: []string{"PATH", "HOME"},
+					Timeout: 48 * time.Hour, Grace: 0,
+				},
+			},
+			{Name: "second", On: []string{"push"}, Retry: own,
+				Run: Run{Command: []string{"true"}, Timeout: 30 * time.Minute, Grace: 10 * time.Second}},
+			{Name: "third", On: []string{"push"}, Retry: retry,
+				Run: Run{Command: []string{"x"}, Timeout: 30 * time.Minute, Grace: 10 * time.Second}},
+		},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestNothingInFile(t *testing.T) {
+	clean(t)
+	want := mustLoad(t, Options{})
+	for name, text := range map[string]string{
+		"empty": "", "comment": "# listen: :80\n", "null": "null\n", "separator": "---\n", "braces": "{}",
+		"byte order mark": "\ufeff", "sections with nothing": "processor:\nretry:\n  unavailable:\nroutes:\nsecrets:\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := mustLoad(t, Options{File: file(t, text)})
+			got.File = ""
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// scalar gives three values for each key that no default has, and reads it back.
+type scalar struct {
+	file, env, flag string
+	get             func(*Config) string
+}
+
+func scalars() map[string]scalar {
+	d := func(get func(*Config) time.Duration) func(*Config) string {
+		return func(c *Config) string { return FormatDuration(get(c)) }
+	}
+	return map[string]scalar{
+		"listen":        {"a:1", "b:2", "c:3", func(c *Config) string { return c.Listen }},
+		"admin_listen":  {"a:4", "b:5", "c:6", func(c *Config) string { return c.AdminListen }},
+		"database":      {"/a", "/b", "/c", func(c *Config) string { return c.Database }},
+		"on_redelivery": {"ignore", "ignore", "ignore", func(c *Config) string { return c.OnRedelivery }},
+		"log.level":     {"warn", "error", "debug", func(c *Config) string { return c.Log.Level }},
+		"log.format":    {"text", "json", "text", func(c *Config) string { return c.Log.Format }},
+		"drain_timeout": {"1s", "2s", "3s", d(func(c *Config) time.Duration { return c.DrainTimeout })},
+		"processor.concurrency": {"1", "2", "3", func(c *Config) string {
+			return strings.Repeat("i", c.Processor.Concurrency)
+		}},
+		"processor.batch_size":     {"1", "2", "3", func(c *Config) string { return strings.Repeat("i", c.Processor.BatchSize) }},
+		"processor.poll_interval":  {"1s", "2s", "3s", d(func(c *Config) time.Duration { return c.Processor.PollInterval })},
+		"retry.max":                {"1", "2", "4", func(c *Config) string { return strings.Repeat("i", c.Retry.Max) }},
+		"retry.base":               {"2s", "3s", "4s", d(func(c *Config) time.Duration { return c.Retry.Base })},
+		"retry.factor":             {"1", "3", "4", func(c *Config) string { return strings.Repeat("i", int(c.Retry.Factor)) }},
+		"retry.cap":                {"2h", "3h", "4h", d(func(c *Config) time.Duration { return c.Retry.Cap })},
+		"retry.jitter":             {"0.25", "0.5", "0.75", func(c *Config) string { return strings.Repeat("i", int(4*c.Retry.Jitter)) }},
+		"retry.unavailable.base":   {"2s", "3s", "4s", d(func(c *Config) time.Duration { return c.Retry.Unavailable.Base })},
+		"retry.unavailable.factor": {"1", "3", "4", func(c *Config) string { return strings.Repeat("i", int(c.Retry.Unavailable.Factor)) }},
+		"retry.unavailable.cap":    {"2h", "3h", "4h", d(func(c *Config) time.Duration { return c.Retry.Unavailable.Cap })},
+		"retry.unavailable.for":    {"2h", "3h", "4h", d(func(c *Config) time.Duration { return c.Retry.Unavailable.For })},
+	}
+}
+
+// shown is how get shows a value.
+func shown(s string) string {
+	return map[string]string{"1": "i", "2": "ii", "3": "iii", "4": "iiii", "0.25": "i", "0.5": "ii", "0.75": "iii"}[s]
+}
+
+func TestPrecedenceOfEveryKey(t *testing.T) {
+	known := scalars()
+	if len(known) != len(Keys()) {
+		t.Errorf("%d keys are tested, there are %d", len(known), len(Keys()))
+	}
+	for _, k := range Keys() {
+		s, ok := known[k.Name]
+		if !ok {
+			t.Errorf("key %s is not tested", k.Name)
+			continue
+		}
+		for _, c := range []struct {
+			name, want      string
+			file, env, flag bool
+		}{
+			{name: "file", want: s.file, file: true},
+			{name: "environment", want: s.env, env: true},
+			{name: "flag", want: s.flag, flag: true},
+			{name: "environment over file", want: s.env, file: true, env: true},
+			{name: "flag over file", want: s.flag, file: true, flag: true},
+			{name: "flag over all", want: s.flag, file: true, env: true, flag: true},
+		} {
+			t.Run(k.Name+"/"+c.name, func(t *testing.T) {
+				clean(t)
+				fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+				o := Options{Flags: map[string]*pflag.Flag{k.Name: k.AddFlag(fs, "the-flag")}}
+				before := s.get(mustLoad(t, o))
+				if c.file {
+					o.File = file(t, nested(k.Name, s.file))
+				}
+				if c.env {
+					t.Setenv(k.Env(), s.env)
+				}
+				if c.flag {
+					if err := fs.Set("the-flag", s.flag); err != nil {
+						t.Fatal(err)
+					}
+				}
+				got, want := s.get(mustLoad(t, o)), c.want
+				if w := shown(want); w != "" {
+					want = w
+				}
+				if got != want {
+					t.Errorf("got %q, want %q", got, want)
+				}
+				if got == before {
+					t.Errorf("%q is the default, too: nothing is shown", got)
+				}
+			})
+		}
+	}
+}
+
+// nested writes a key with dots as YAML.
+func nested(key, value string) string {
+	var b strings.Builder
+	parts := strings.Split(key, ".")
+	for i, p := range parts {
+		b.WriteString("\n" + strings.Repeat("  ", i) + p + ":")
+	}
+	return b.String() + " " + value + "\n"
+}
+
+func TestKeys(t *testing.T) {
+	for _, k := range Keys() {
+		if k.Usage == "" || strings.Contains(k.Usage, "\n") {
+			t.Errorf("%s: usage %q is not one line", k.Name, k.Usage)
+		}
+		if k.Default == "" && k.Name != "database" {
+			t.Errorf("%s has no default", k.Name)
+		}
+	}
+	if got := (Key{Name: "retry.unavailable.for"}).Env(); got != "ORCHESTRATE_RETRY_UNAVAILABLE_FOR" {
+		t.Errorf("variable = %s", got)
+	}
+}
+
+func TestFlagRefuses(t *testing.T) {
+	for _, k := range Keys() {
+		fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+		k.AddFlag(fs, "x")
+		if err := fs.Parse([]string{"--x", "\x00"}); err == nil {
+			t.Errorf("%s takes a NUL byte", k.Name)
+		} else if errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: a mistake on the command line is ErrInvalid: %v", k.Name, err)
+		}
+	}
+}
+
+func TestUnchangedFlagIsNoValue(t *testing.T) {
+	clean(t)
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	fs.String("listen", "flag.example:1", "")
+	o := Options{File: file(t, "listen: file.example:2"), Flags: map[string]*pflag.Flag{"listen": fs.Lookup("listen")}}
+	if got := mustLoad(t, o).Listen; got != "file.example:2" {
+		t.Errorf("listen = %s, want the file's", got)
+	}
+}
+
+func TestEmptyVariableIsUnset(t *testing.T) {
+	clean(t)
+	t.Setenv("ORCHESTRATE_LISTEN", "")
+	t.Setenv("ORCHESTRATE_CONFIG", "")
+	if got := mustLoad(t, Options{}).Listen; got != "127.0.0.1:9000" {
+		t.Errorf("listen = %q, want the default", got)
+	}
+}
+
+func TestRefusedValues(t *testing.T) {
+	const use = "; use 90s, 30m, 12h, 30d"
+	for _, c := range []struct{ key, value, want string }{
+		{"listen", "9000", `"9000" is not host:port, as in 127.0.0.1:9000`},
+		{"listen", "localhost:http", `"localhost:http" is not host:port, as in 127.0.0.1:9000`},
+		{"listen", "localhost:65536", `"localhost:65536" is not host:port, as in 127.0.0.1:9000`},
+		{"listen", "a b:1", `"a b:1" is not host:port, as in 127.0.0.1:9000`},
+		{"admin_listen", "::1:80", `"::1:80" is not host:port, as in 127.0.0.1:9000`},
+		{"database", "postgres://me:hunter2@db/q", `postgres://…: PostgreSQL is not part of this version; give the path of a SQLite file`},
+		{"database", "postgresql://me:hunter2@db/q", `postgresql://…: PostgreSQL is not part of this version; give the path of a SQLite file`},
+		{"database", "mysql://me:hunter2@db/q", `"mysql"://… is no database that this program knows; give a path or sqlite://PATH`},
+		{"database", "sqlite://", `"sqlite://" names no file; give a path or sqlite://PATH`},
+		{"database", ":memory:", `":memory:" keeps nothing; give the path of a file`},
+		{"database", "~/q.db", `"~/q.db": ~ is not expanded here; write the whole path`},
+		{"on_redelivery", "requeue", `"requeue" is not one of requeue_dead, ignore`},
+		{"log.level", "trace", `"trace" is not one of debug, info, warn, error`},
+		{"log.format", "xml", `"xml" is not one of auto, text, json`},
+		{"drain_timeout", "30x", `"30x" is not a duration: no unit "x"` + use},
+		{"drain_timeout", "-1d", `"-1d" is not a duration: it can't be negative` + use},
+		{"drain_timeout", "30", `"30" is not a duration: add a unit to "30"` + use},
+		{"processor.concurrency", "0", `"0" is not between 1 and 10000: each is a process`},
+		{"processor.concurrency", "10001", `"10001" is not between 1 and 10000: each is a process`},
+		{"processor.concurrency", "many", `"many" is not a whole number between 1 and 10000`},
+		{"processor.batch_size", "1001", `"1001" is not between 1 and 1000: a claim is one transaction, and all other writers wait for it`},
+		{"processor.poll_interval", "9ms", `"9ms" is shorter than 10ms`},
+		{"retry.max", "-1", `"-1" is not between 0 and 100: waits grow with each, and the last is long past use`},
+		{"retry.max", "101", `"101" is not between 0 and 100: waits grow with each, and the last is long past use`},
+		{"retry.base", "0s", `"0s" is shorter than 1ms`},
+		{"retry.factor", "0.9", `"0.9" is not a number between 1 and 1000`},
+		{"retry.factor", "nan", `"nan" is not a number between 1 and 1000`},
+		{"retry.factor", "inf", `"inf" is not a number between 1 and 1000`},
+		{"retry.jitter", "1.1", `"1.1" is not a number between 0 and 1`},
+		{"retry.jitter", "half", `"half" is not a number between 0 and 1`},
+		{"retry.unavailable.for", "1y", `"1y" is not a duration: no unit "y"` + use},
+	} {
+		t.Run(c.key+" "+strings.ReplaceAll(c.value, "/", "_"), func(t *testing.T) {
+			var key Key
+			for _, k := range Keys() {
+				if k.Name == c.key {
+					key = k
+				}
+			}
+			clean(t)
+			path := file(t, nested(c.key, `"`+c.value+`"`))
+			line := fmt.Sprintf("FILE:%d: %s: %s", 2+strings.Count(c.key, "."), c.key, c.want)
+			if got := refusal(t, Options{File: path}); got != line {
+				t.Errorf("file:\n got %s\nwant %s", got, line)
+			}
+			t.Setenv(key.Env(), c.value)
+			if got, want := refusal(t, Options{}), key.Env()+": "+c.want; got != want {
+				t.Errorf("environment:\n got %s\nwant %s", got, want)
+			}
+			unset(t, key.Env())
+			fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+			fs.String("the-flag", "", "")
+			if err := fs.Set("the-flag", c.value); err != nil {
+				t.Fatal(err)
+			}
+			o := Options{Flags: map[string]*pflag.Flag{c.key: fs.Lookup("the-flag")}}
+			if got, want := refusal(t, o), "--the-flag: "+c.want; got != want {
+				t.Errorf("flag:\n got %s\nwant %s", got, want)
+			}
+		})
+	}
+}
+
+func TestHiddenMistakeInFileIsRefused(t *testing.T) {
+	clean(t)
+	t.Setenv("ORCHESTRATE_LISTEN", "127.0.0.1:1")
+	got := refusal(t, Options{File: file(t, "listen: nowhere")})
+	if want := `FILE:1: listen: "nowhere" is not host:port, as in 127.0.0.1:9000`; got != want {
+		t.Errorf("\n got %s\nwant %s", got, want)
+	}
+}
+
+func TestRefusedFiles(t *testing.T) {
+	const route = "routes:\n- name: a\n  on: [push]\n  run: {command: [x]}\n"
+	deep := func(s string) string { return "routes:\n- name: a\n  on: [push]\n  run:\n    command: [x]\n" + s }
+	long := strings.Repeat("x", 65)
+	for name, c := range map[string]struct{ text, want string }{
+		"unknown key, close":      {"lisen: a:1", "FILE:1: lisen: unknown key; did you mean listen?"},
+		"unknown key, far":        {"log:\n  colour: red", "FILE:2: log.colour: unknown key; the keys here are format, level"},
+		"unknown key in a route":  {deep("  sources: []"), "FILE:6: routes[0].sources: unknown key; the keys here are concurrency, filter, name, on, retry, run"},
+		"unknown key in run":      {deep("    time_out: 1s"), "FILE:6: routes[0].run.time_out: unknown key; did you mean timeout?"},
+		"unknown key, case":       {"Listen: a:1", "FILE:1: Listen: unknown key; did you mean listen?"},
+		"unknown key, dangerous":  {"\"\\e[2J\": 1", `FILE:1: "\x1b[2J": unknown key; the keys here are admin_listen, database, drain_timeout, listen, log, on_redelivery, processor, retry, routes, secrets`},
+		"empty key":               {"log: {\"\": 1}", `FILE:1: log."": unknown key; the keys here are format, level`},
+		"later work":              {deep("  if: 'true'"), "FILE:6: routes[0].if: unknown key; the keys here are concurrency, filter, name, on, retry, run"},
+		"key twice":               {"listen: a:1\nlisten: b:2", "FILE:2: listen: stands here again, after line 1; leave one"},
+		"variable twice":          {deep("    env:\n      A: 1\n      A: 2"), "FILE:8: routes[0].run.env.A: stands here again, after line 7; leave one"},
+		"two documents":           {"listen: a:1\n---\nlisten: b:2", "FILE:2: a second document starts here; a configuration is one"},
+		"syntax":                  {"listen: a:1\n bad: [", "FILE:2: mapping values are not allowed in this context"},
+		"syntax in 2nd document":  {"listen: a:1\n---\n\"", "FILE:3: found unexpected end of stream"},
+		"star without quotes":     {"routes:\n- on: [*]", "FILE:2: did not find expected alphabetic or numeric character"},
+		"not UTF-8":               {"listen: \"\xff\"", "FILE: invalid leading UTF-8 octet"},
+		"not a mapping":           {"- listen", "FILE:1: is a list; it wants keys with values"},
+		"text":                    {"hello", "FILE:1: is a single value; it wants keys with values"},
+		"no value":                {"listen:", "FILE:1: listen: has no value; give one, or leave the key out"},
+		"list for a value":        {"listen: [a, b]", "FILE:1: listen: is a list; it wants one value"},
+		"value for a section":     {"log: debug", "FILE:1: log: is a single value; it wants keys with values"},
+		"merge":                   {"log: &l {level: info}\nretry:\n  <<: *l", "FILE:3: retry: a key must be a plain word; aliases and merges (<<) are not read there"},
+		"key that is a list":      {"? [a]\n: b", "FILE:1: a key must be a plain word; aliases and merges (<<) are not read there"},
+		"tag":                     {"listen: !!binary YTox", `FILE:1: listen: has the tag "!!binary"; tags are not read`},
+		"routes as mapping":       {"routes: {a: 1}", "FILE:1: routes: is a mapping; it wants a list, as in [a, b]"},
+		"route as text":           {"routes: [a]", "FILE:1: routes[0]: is a single value; it wants keys with values"},
+		"empty route":             {"routes:\n-\n", "FILE:2: routes[0]: has no name\nFILE:2: routes[0]: has no on\nFILE:2: routes[0]: has no run"},
+		"no command":              {"routes:\n- name: a\n  on: [push]\n  run:\n", "FILE:4: routes[0].run: has no command"},
+		"empty on":                {"routes:\n- name: a\n  on: []\n  run: {command: [x]}", `FILE:3: routes[0].on: is empty; name events, as in [push, pull_request.opened], or ["*"]`},
+		"on as text":              {"routes:\n- name: a\n  on: push\n  run: {command: [x]}", "FILE:3: routes[0].on: is a single value; it wants a list, as in [a, b]"},
+		"on with blank":           {"routes:\n- name: a\n  on: [push, ' ']\n  run: {command: [x]}", `FILE:3: routes[0].on[1]: " " is empty`},
+		"empty filter":            {deep("  filter: {repository: []}"), "FILE:6: routes[0].filter.repository: is empty; leave it out to take every repository"},
+		"bad name":                {strings.Replace(route, ": a", ": A b", 1), `FILE:2: routes[0].name: "A b" is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit`},
+		"long name":               {strings.Replace(route, ": a", ": "+long, 1), `FILE:2: routes[0].name: "` + long + `" is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit`},
+		"name twice":              {route + strings.TrimPrefix(route, "routes:\n"), `FILE:5: routes[1].name: "a" is the name of routes[0]; give each its own`},
+		"concurrency of a route":  {deep("  concurrency: 0"), `FILE:6: routes[0].concurrency: "0" is not between 1 and 10000: leave it out for no bound of its own`},
+		"empty command":           {"routes:\n- name: a\n  on: [push]\n  run: {command: []}", "FILE:4: routes[0].run.command: is empty; name a program and its arguments, as in [make, deploy]"},
+		"blank program":           {"routes:\n- name: a\n  on: [push]\n  run: {command: ['', x]}", `FILE:4: routes[0].run.command[0]: "" names no program`},
+		"command as shell string": {"routes:\n- name: a\n  on: [push]\n  run: {command: make all}", "FILE:4: routes[0].run.command: is a single value; it wants a list, as in [a, b]"},
+		"NUL in an argument":      {"routes:\n- name: a\n  on: [push]\n  run: {command: [x, \"a\\0b\"]}", `FILE:4: routes[0].run.command[1]: "a\x00b" holds a NUL byte, which no argument or variable can`},
+		"bad timeout":             {deep("    timeout: 30x"), `FILE:6: routes[0].run.timeout: "30x" is not a duration: no unit "x"; use 90s, 30m, 12h, 30d`},
+		"no timeout":              {deep("    timeout: 0s"), `FILE:6: routes[0].run.timeout: "0s" is shorter than 1ms`},
+		"bad grace":               {deep("    grace: 5"), `FILE:6: routes[0].run.grace: "5" is not a duration: add a unit to "5"; use 90s, 30m, 12h, 30d`},
+		"home dir":                {deep("    dir: ~/x"), `FILE:6: routes[0].run.dir: "~/x": ~ is not expanded here; write the whole path`},
+		"bad variable":            {deep("    env: {'A=B': 1}"), `FILE:6: routes[0].run.env: "A=B" is no name of a variable`},
+		"null variable":           {deep("    env: {A: }"), "FILE:6: routes[0].run.env.A: has no value; give one, or leave the key out"},
+		"wildcard pass_env":       {deep("    pass_env: ['*']"), `FILE:6: routes[0].run.pass_env[0]: "*" is no name of a variable`},
+		"secret to a command":     {deep("    pass_env: [GITHUB_WEBHOOK_SECRET]"), `FILE:6: routes[0].run.pass_env[0]: "GITHUB_WEBHOOK_SECRET" holds a secret that webhooks are verified with; commands don't get it`},
+		"own secret to a command": {deep("    pass_env: [MINE]\nsecrets: ['env:MINE']"), `FILE:6: routes[0].run.pass_env[0]: "MINE" holds a secret that webhooks are verified with; commands don't get it`},
+		"bad retry of a route":    {deep("  retry: {max: 1000}"), `FILE:6: routes[0].retry.max: "1000" is not between 0 and 100: waits grow with each, and the last is long past use`},
+		"unknown retry key":       {deep("  retry: {unavailable: {four: 1h}}"), "FILE:6: routes[0].retry.unavailable.four: unknown key; did you mean for?"},
+		"base above cap":          {"retry:\n  base: 2h", "FILE:2: retry.base: base 2h is longer than cap 1h; raise the cap or lower the base"},
+		"cap below base":          {"retry:\n  unavailable: {cap: 1s}", "FILE:2: retry.unavailable.cap: base 5s is longer than cap 1s; raise the cap or lower the base"},
+		"cap of a route":          {deep("  retry:\n    cap: 1ms"), "FILE:7: routes[0].retry: base 1s is longer than cap 1ms; raise the cap or lower the base"},
+		"one address":             {"listen: a:1\nadmin_listen: a:1", `admin_listen: "a:1" is also listen; give each an address of its own`},
+		"several": {"listen: x\nlogg: 1\nroutes:\n- name: ''\n  on: [push]\n  run: {command: [x], timeout: 1}", strings.Join([]string{
+			`FILE:1: listen: "x" is not host:port, as in 127.0.0.1:9000`,
+			`FILE:2: logg: unknown key; did you mean log?`,
+			`FILE:4: routes[0].name: "" is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit`,
+			`FILE:6: routes[0].run.timeout: "1" is not a duration: add a unit to "1"; use 90s, 30m, 12h, 30d`}, "\n")},
+		"too many":      {"routes: [" + strings.Repeat("a,", 1001) + "]", "FILE:1: routes: has 1001 entries; at most 1000 are read"},
+		"too long":      {strings.Repeat("# long\n", 1<<18), "configuration file FILE: longer than 1048576 bytes"},
+		"alias, cyclic": {"log: &l {level: *l}", "FILE:1: log.level: is a mapping; it wants one value"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clean(t)
+			if got := refusal(t, Options{File: file(t, c.text)}); got != c.want {
+				t.Errorf("\n got %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestAnyPortTwice(t *testing.T) {
+	clean(t)
+	c := mustLoad(t, Options{File: file(t, "listen: 127.0.0.1:0\nadmin_listen: 127.0.0.1:0")})
+	if c.Listen != c.AdminListen {
+		t.Errorf("listen %s, admin_listen %s", c.Listen, c.AdminListen)
+	}
+}
+
+func TestWhereFilesAreFound(t *testing.T) {
+	home := clean(t)
+	system := write(t, filepath.Join(t.TempDir(), "etc", "config.yaml"), "listen: system:1")
+	check := func(named, want string) {
+		t.Helper()
+		c, err := load(Options{File: named}, system)
+		if err != nil {
+			t.Fatalf("load: %v", err)
+		}
+		if c.Listen != want {
+			t.Errorf("listen = %s of %s, want %s", c.Listen, c.File, want)
+		}
+	}
+	t.Chdir(t.TempDir())
+	write(t, "config.yaml", "listen: here:1")
+	write(t, "orchestrate/config.yaml", "listen: here:2")
+	t.Setenv("XDG_CONFIG_HOME", ".") // relative: not looked at
+	check("", "system:1")
+	write(t, filepath.Join(home, ".config", "orchestrate", "config.yaml"), "listen: home:1")
+	check("", "home:1")
+	xdgHome := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", xdgHome)
+	check("", "system:1")
+	write(t, filepath.Join(xdgHome, "orchestrate", "config.yaml"), "listen: xdg:1")
+	check("", "xdg:1")
+	t.Setenv("ORCHESTRATE_CONFIG", file(t, "listen: variable:1"))
+	check("", "variable:1")
+	check(file(t, "listen: flag:1"), "flag:1")
+	check("config.yaml", "here:1")
+}
+
+func TestNamedFileMustBeThere(t *testing.T) {
+	clean(t)
+	none := filepath.Join(t.TempDir(), "none.yaml")
+	want := "configuration file FILE: no such file or directory"
+	if got := refusal(t, Options{File: none}); got != want {
+		t.Errorf("--config: got %s, want %s", got, want)
+	}
+	t.Setenv("ORCHESTRATE_CONFIG", none)
+	if got := refusal(t, Options{}); got != strings.Replace(want, "FILE", none, 1) {
+		t.Errorf("ORCHESTRATE_CONFIG: got %s, want %s", got, want)
+	}
+	dir := t.TempDir()
+	if got := refusal(t, Options{File: dir}); got != "configuration file FILE: is a directory" {
+		t.Errorf("directory: got %s", got)
+	}
+}
+
+// A link to nowhere is a file that somebody meant to be there.
+func TestDanglingLinkIsNotPassedOver(t *testing.T) {
+	home := clean(t)
+	dir := filepath.Join(home, ".config", "orchestrate")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(home, "gone"), filepath.Join(dir, "config.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := refusal(t, Options{}), "config.yaml: no such file or directory"; !strings.HasSuffix(got, want) {
+		t.Errorf("got %s, want ...%s", got, want)
+	}
+}
+
+func TestHomeThatIsNoDirectory(t *testing.T) {
+	clean(t)
+	t.Setenv("HOME", "/dev/null")
+	t.Setenv("STATE_DIRECTORY", "/var/lib/one:/var/lib/two")
+	if got := mustLoad(t, Options{}).Database; got != "/var/lib/one/orchestrate.db" {
+		t.Errorf("database = %s", got)
+	}
+}
+
+func TestDatabasePaths(t *testing.T) {
+	home := clean(t)
+	here := t.TempDir()
+	t.Chdir(here)
+	path := file(t, "database: data/q.db")
+	check := func(name, want string, o Options) {
+		t.Helper()
+		if got := mustLoad(t, o).Database; got != want {
+			t.Errorf("%s: database = %s, want %s", name, got, want)
+		}
+	}
+	check("file", filepath.Join(filepath.Dir(path), "data", "q.db"), Options{File: path})
+	t.Setenv("XDG_STATE_HOME", "relative")
+	check("relative state home", filepath.Join(home, ".local/state/orchestrate/orchestrate.db"), Options{})
+	t.Setenv("XDG_STATE_HOME", "/state")
+	check("state home", "/state/orchestrate/orchestrate.db", Options{})
+	t.Setenv("STATE_DIRECTORY", "/var/lib/a:/var/lib/b")
+	check("systemd", "/var/lib/a/orchestrate.db", Options{})
+	t.Setenv("ORCHESTRATE_DATABASE", "sqlite://env.db")
+	check("environment", filepath.Join(here, "env.db"), Options{File: path})
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	fs.String("database", "", "")
+	if err := fs.Set("database", "../flag.db"); err != nil {
+		t.Fatal(err)
+	}
+	check("flag", filepath.Join(filepath.Dir(here), "flag.db"), Options{Flags: map[string]*pflag.Flag{"database": fs.Lookup("database")}})
+	if err := fs.Set("database", ""); err != nil {
+		t.Fatal(err)
+	}
+	got := refusal(t, Options{Flags: map[string]*pflag.Flag{"database": fs.Lookup("database")}})
+	if want := `--database: "" names no file; give a path or sqlite://PATH`; got != want {
+		t.Errorf("empty flag: got %s, want %s", got, want)
+	}
+}
+
+func TestNoPlaceForDatabase(t *testing.T) {
+	clean(t)
+	t.Setenv("HOME", "")
+	want := "database: none is set, and there is no home directory to keep it in; give --database PATH"
+	if got := refusal(t, Options{}); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+func TestHash(t *testing.T) {
+	clean(t)
+	t.Setenv("XDG_STATE_HOME", "/state")
+	hash := func(text string) string {
+		t.Helper()
+		return mustLoad(t, Options{File: file(t, text)}).Hash
+	}
+	base := hash("")
+	if got := hash("# words\nlisten: 127.0.0.1:9000\nretry: {factor: 2.0}"); got != base {
+		t.Errorf("the defaults, written out: hash %s, want %s", got, base)
+	}
+	seen := map[string]string{base: ""}
+	for _, text := range []string{
+		"listen: a:1", "retry: {max: 4}", "secrets: ['env:A']", "routes: [{name: a, on: [push], run: {command: [x]}}]",
+		"routes: [{name: a, on: [push], run: {command: [x], env: {A: b}}}]",
+		"routes: [{name: a, on: [push], run: {command: [x], env: {A: c}}}]",
+		"routes: [{name: a, on: [push], run: {command: [x]}, retry: {jitter: 0.5}}]",
+	} {
+		h := hash(text)
+		if other, ok := seen[h]; ok {
+			t.Errorf("%q and %q have the same hash", text, other)
+		}
+		seen[h] = text
+		if again := hash(text); again != h {
+			t.Errorf("%q: hash %s, then %s", text, h, again)
+		}
+	}
+	t.Setenv(SecretVariable, "one secret of webhooks")
+	one := hash("")
+	t.Setenv(SecretVariable, "another secret of webhooks")
+	if two := hash(""); one != two {
+		t.Errorf("the hash depends on a secret: %s, %s", one, two)
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add(everything)
+	for _, seed := range []string{
+		"", "a: &a [*a]", "retry: {max: 1", "? [a]\n: b", "routes:\n- retry: {unavailable: {for: }}\n", "--- \n---\n",
+		"secrets: hunter2", "log: &l {level: *l}\nretry: *l", "\xff\xfe", "a: !!binary x", "&a a: *a",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		root, err := parse("FILE", []byte(text))
+		if err != nil {
+			return
+		}
+		l := newLoader("FILE")
+		l.read(root, nil)
+		for _, err := range l.errs {
+			for _, line := range strings.Split(err.Error(), "\n") {
+				if strings.ContainsFunc(line, isControl) {
+					t.Errorf("error with control characters: %q", line)
+				}
+			}
+		}
+		if len(l.errs) > 0 {
+			return
+		}
+		for _, r := range l.c.Routes {
+			if !routeName.MatchString(r.Name) || len(r.On) == 0 || len(r.Run.Command) == 0 || r.Run.Timeout <= 0 {
+				t.Errorf("took the route %+v", r)
+			}
+		}
+		if h, err := hash(&l.c); err != nil || len(h) != 12 {
+			t.Errorf("hash %q, %v", h, err)
+		}
+	})
+}

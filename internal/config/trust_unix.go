@@ -1,0 +1,96 @@
+//go:build unix
+
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// checkTrusted refuses a configuration that somebody else could have written,
+// since it names commands to run. The open file is looked at, not its name, so
+// that what was checked is what is read.
+func checkTrusted(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if err := distrust(f.Name(), info.Mode(), owner(info), os.Geteuid()); err != nil {
+		return err
+	}
+	dirs := []string{filepath.Dir(f.Name())}
+	if target, err := filepath.EvalSymlinks(f.Name()); err == nil { // fails for what has no path, as a pipe
+		dirs = append(dirs, filepath.Dir(target))
+	}
+	for _, dir := range slices.Compact(dirs) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		if info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
+			return fmt.Errorf("it names commands to run, but everybody can replace it: chmod o-w %s", shellWord(dir))
+		}
+	}
+	return nil
+}
+
+func distrust(path string, mode fs.FileMode, uid, me int) error {
+	switch {
+	case uid != me && uid != 0:
+		return fmt.Errorf("it names commands to run, but belongs to user %d, who is neither root nor the one who runs this: chown %d %s",
+			uid, me, shellWord(path))
+	case mode.Perm()&0o022 != 0:
+		return fmt.Errorf("it names commands to run, but others can write it (mode %04o): chmod go-w %s", mode.Perm(), shellWord(path))
+	}
+	return nil
+}
+
+// checkPrivate refuses a secret of ours that others can read.
+func checkPrivate(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if uid, me := owner(info), os.Geteuid(); uid != me && uid != 0 {
+		return fmt.Errorf("it belongs to user %d, who can read it: chown %d %s", uid, me, shellWord(f.Name()))
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("others can read it (mode %04o): chmod 600 %s", info.Mode().Perm(), shellWord(f.Name()))
+	}
+	return nil
+}
+
+// owner is the user that a file belongs to.
+func owner(info fs.FileInfo) int {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return -1
+	}
+	return int(st.Uid)
+}
+
+// syncDir makes a new name in a directory last.
+func syncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // G304: of the secret that is kept
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./@%+=:,-]+$`)
+
+// shellWord quotes what a shell would not take as one word.
+func shellWord(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -138,6 +138,9 @@ func (w *worker) rescue(ctx context.Context) {
 		}
 	}
 	w.seen = seen
+	if w.o.Sweep != nil && (first || len(dead) > 0) {
+		w.o.Sweep() // before the jobs can be claimed again
+	}
 	rescued, err := w.q.store.Rescue(ctx, dead, Now())
 	if err != nil {
 		w.log.Warn("rescue", "error", err.Error())
@@ -149,8 +152,5 @@ func (w *worker) rescue(ctx context.Context) {
 	}
 	if len(rescued) > 0 {
 		w.q.Wake()
-	}
-	if w.o.Sweep != nil && (first || len(dead) > 0) {
-		w.o.Sweep(workers)
 	}
 }

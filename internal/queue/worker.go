@@ -30,9 +30,9 @@ type WorkerOptions struct {
 	// long without a beat others take over its jobs, 15 s. All workers of a
 	// database must agree, so no setting reaches these.
 	Beat, Lease time.Duration
-	// Sweep, if not nil, is called with the live workers at the start and after
-	// each rescue, to remove what dead ones left behind.
-	Sweep func(live []Worker)
+	// Sweep, if not nil, is called at the start and before each rescue, to end
+	// and remove what dead workers left behind.
+	Sweep func()
 }
 
 func (o WorkerOptions) withDefaults() WorkerOptions {

@@ -79,6 +79,7 @@ type Unavailable struct {
 
 // Route says which events start which handler.
 type Route struct {
+	Line        int `json:"-"` // of the file, for errors that others find in the route
 	Name        string
 	On          []string // as written; their grammar belongs to the routes
 	Filter      Filter

@@ -150,7 +150,7 @@ func TestEverything(t *testing.T) {
 		Processor: Processor{6, 7, 8 * time.Second}, Retry: retry,
 		Routes: []Route{
 			{
-				Name: "pr-shepherd", On: []string{"pull_request.opened", "*"},
+				Line: 12, Name: "pr-shepherd", On: []string{"pull_request.opened", "*"},
 				Filter: Filter{Repository: []string{"acme/*"}}, Concurrency: 2, Retry: own,
 				Run: Run{
 					Command: []string{"pr-shepherd", "--pr", "{{ .pull_request.number }}", ""},
@@ -160,10 +160,14 @@ func TestEverything(t *testing.T) {
 					Timeout: 48 * time.Hour, Grace: 0,
 				},
 			},
-			{Name: "second", On: []string{"push"}, Retry: own,
-				Run: Run{Command: []string{"true"}, Timeout: 30 * time.Minute, Grace: 10 * time.Second}},
-			{Name: "third", On: []string{"push"}, Retry: retry,
-				Run: Run{Command: []string{"x"}, Timeout: 30 * time.Minute, Grace: 10 * time.Second}},
+			{
+				Line: 24, Name: "second", On: []string{"push"}, Retry: own,
+				Run: Run{Command: []string{"true"}, Timeout: 30 * time.Minute, Grace: 10 * time.Second},
+			},
+			{
+				Line: 28, Name: "third", On: []string{"push"}, Retry: retry,
+				Run: Run{Command: []string{"x"}, Timeout: 30 * time.Minute, Grace: 10 * time.Second},
+			},
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -474,7 +478,8 @@ func TestRefusedFiles(t *testing.T) {
 			`FILE:1: listen: "x" is not host:port, as in 127.0.0.1:9000`,
 			`FILE:2: logg: unknown key; did you mean log?`,
 			`FILE:4: routes[0].name: "" is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit`,
-			`FILE:6: routes[0].run.timeout: "1" is not a duration: add a unit to "1"; use 90s, 30m, 12h, 30d`}, "\n")},
+			`FILE:6: routes[0].run.timeout: "1" is not a duration: add a unit to "1"; use 90s, 30m, 12h, 30d`,
+		}, "\n")},
 		"too many":      {"routes: [" + strings.Repeat("a,", 1001) + "]", "FILE:1: routes: has 1001 entries; at most 1000 are read"},
 		"too long":      {strings.Repeat("# long\n", 1<<18), "configuration file FILE: longer than 1048576 bytes"},
 		"alias, cyclic": {"log: &l {level: *l}", "FILE:1: log.level: is a mapping; it wants one value"},

@@ -94,9 +94,6 @@ func FormatDuration(d time.Duration) string {
 // DurationValue is a flag that ParseDuration reads.
 type DurationValue time.Duration
 
-// NewDuration is the flag for a variable, whose present value is the default.
-func NewDuration(p *time.Duration) *DurationValue { return (*DurationValue)(p) }
-
 // Set implements pflag.Value.
 func (d *DurationValue) Set(s string) error {
 	v, err := ParseDuration(s)

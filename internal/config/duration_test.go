@@ -58,7 +58,7 @@ func TestFormatDuration(t *testing.T) {
 func TestDurationFlag(t *testing.T) {
 	d := time.Minute
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
-	fs.Var(NewDuration(&d), "timeout", "")
+	fs.Var((*DurationValue)(&d), "timeout", "")
 	if usage := fs.FlagUsages(); !strings.Contains(usage, "--timeout duration") || !strings.Contains(usage, "(default 1m)") {
 		t.Errorf("usage = %s", usage)
 	}

@@ -24,49 +24,85 @@ type Key struct {
 // Keys lists every scalar, in the order of the documentation.
 func Keys() []Key {
 	return append([]Key{
-		{"listen", "127.0.0.1:9000", "address that receives webhooks",
-			text(func(c *Config) *string { return &c.Listen }, checkAddress)},
-		{"admin_listen", "127.0.0.1:9001", "address of the health checks",
-			text(func(c *Config) *string { return &c.AdminListen }, checkAddress)},
+		{
+			"listen", "127.0.0.1:9000", "address that receives webhooks",
+			text(func(c *Config) *string { return &c.Listen }, checkAddress),
+		},
+		{
+			"admin_listen", "127.0.0.1:9001", "address of the health checks",
+			text(func(c *Config) *string { return &c.AdminListen }, checkAddress),
+		},
 		{"database", "", "SQLite file, as a path or sqlite://PATH; by default in the state directory", setDatabase},
-		{"on_redelivery", RequeueDead, "what a redelivery does to the dead jobs of its event: requeue_dead, ignore",
-			text(func(c *Config) *string { return &c.OnRedelivery }, oneOf(RequeueDead, Ignore))},
-		{"log.level", "info", "least level that is logged: debug, info, warn, error",
-			text(func(c *Config) *string { return &c.Log.Level }, oneOf("debug", "info", "warn", "error"))},
-		{"log.format", "auto", "format of the log: text, json, auto (text on a terminal, else json)",
-			text(func(c *Config) *string { return &c.Log.Format }, oneOf("auto", "text", "json"))},
-		{"drain_timeout", "30s", "how long a stop waits for running handlers",
-			duration(func(c *Config) *time.Duration { return &c.DrainTimeout }, 0)},
-		{"processor.concurrency", "5", "handlers that run at once",
-			number(func(c *Config) *int { return &c.Processor.Concurrency }, 1, maxConcurrency, "each is a process")},
-		{"processor.batch_size", "10", "jobs that one claim takes at most",
-			number(func(c *Config) *int { return &c.Processor.BatchSize }, 1, 1000, "a claim is one transaction, and all other writers wait for it")},
-		{"processor.poll_interval", "5s", "how often to look for work when nothing announced any",
-			duration(func(c *Config) *time.Duration { return &c.Processor.PollInterval }, 10*time.Millisecond)},
+		{
+			"on_redelivery", RequeueDead, "what a redelivery does to the dead jobs of its event: requeue_dead, ignore",
+			text(func(c *Config) *string { return &c.OnRedelivery }, oneOf(RequeueDead, Ignore)),
+		},
+		{
+			"log.level", "info", "least level that is logged: debug, info, warn, error",
+			text(func(c *Config) *string { return &c.Log.Level }, oneOf("debug", "info", "warn", "error")),
+		},
+		{
+			"log.format", "auto", "format of the log: text, json, auto (text on a terminal, else json)",
+			text(func(c *Config) *string { return &c.Log.Format }, oneOf("auto", "text", "json")),
+		},
+		{
+			"drain_timeout", "30s", "how long a stop waits for running handlers",
+			duration(func(c *Config) *time.Duration { return &c.DrainTimeout }, 0),
+		},
+		{
+			"processor.concurrency", "5", "handlers that run at once",
+			number(func(c *Config) *int { return &c.Processor.Concurrency }, 1, maxConcurrency, "each is a process"),
+		},
+		{
+			"processor.batch_size", "10", "jobs that one claim takes at most",
+			number(func(c *Config) *int { return &c.Processor.BatchSize }, 1, 1000, "a claim is one transaction, and all other writers wait for it"),
+		},
+		{
+			"processor.poll_interval", "5s", "how often to look for work when nothing announced any",
+			duration(func(c *Config) *time.Duration { return &c.Processor.PollInterval }, 10*time.Millisecond),
+		},
 	}, retryKeys("retry.", func(c *Config) *Retry { return &c.Retry })...)
 }
 
 // retryKeys are the same for all routes together and for each.
 func retryKeys(prefix string, r func(*Config) *Retry) []Key {
 	return []Key{
-		{prefix + "max", "3", "retries after the first attempt",
-			number(func(c *Config) *int { return &r(c).Max }, 0, 100, "waits grow with each, and the last is long past use")},
-		{prefix + "base", "1s", "wait before the first retry",
-			duration(func(c *Config) *time.Duration { return &r(c).Base }, time.Millisecond)},
-		{prefix + "factor", "2", "growth of the wait from one retry to the next",
-			fraction(func(c *Config) *float64 { return &r(c).Factor }, 1, 1000)},
-		{prefix + "cap", "1h", "longest wait before a retry",
-			duration(func(c *Config) *time.Duration { return &r(c).Cap }, time.Millisecond)},
-		{prefix + "jitter", "0", "fraction of the wait, 0 to 1, up to which is added by chance",
-			fraction(func(c *Config) *float64 { return &r(c).Jitter }, 0, 1)},
-		{prefix + "unavailable.base", "5s", "wait before the first retry of what is unavailable",
-			duration(func(c *Config) *time.Duration { return &r(c).Unavailable.Base }, time.Millisecond)},
-		{prefix + "unavailable.factor", "2", "growth of that wait",
-			fraction(func(c *Config) *float64 { return &r(c).Unavailable.Factor }, 1, 1000)},
-		{prefix + "unavailable.cap", "5m", "longest such wait",
-			duration(func(c *Config) *time.Duration { return &r(c).Unavailable.Cap }, time.Millisecond)},
-		{prefix + "unavailable.for", "24h", "how long what is unavailable is retried; 0s: as any other failure",
-			duration(func(c *Config) *time.Duration { return &r(c).Unavailable.For }, 0)},
+		{
+			prefix + "max", "3", "retries after the first attempt",
+			number(func(c *Config) *int { return &r(c).Max }, 0, 100, "waits grow with each, and the last is long past use"),
+		},
+		{
+			prefix + "base", "1s", "wait before the first retry",
+			duration(func(c *Config) *time.Duration { return &r(c).Base }, time.Millisecond),
+		},
+		{
+			prefix + "factor", "2", "growth of the wait from one retry to the next",
+			fraction(func(c *Config) *float64 { return &r(c).Factor }, 1, 1000),
+		},
+		{
+			prefix + "cap", "1h", "longest wait before a retry",
+			duration(func(c *Config) *time.Duration { return &r(c).Cap }, time.Millisecond),
+		},
+		{
+			prefix + "jitter", "0", "fraction of the wait, 0 to 1, up to which is added by chance",
+			fraction(func(c *Config) *float64 { return &r(c).Jitter }, 0, 1),
+		},
+		{
+			prefix + "unavailable.base", "5s", "wait before the first retry of what is unavailable",
+			duration(func(c *Config) *time.Duration { return &r(c).Unavailable.Base }, time.Millisecond),
+		},
+		{
+			prefix + "unavailable.factor", "2", "growth of that wait",
+			fraction(func(c *Config) *float64 { return &r(c).Unavailable.Factor }, 1, 1000),
+		},
+		{
+			prefix + "unavailable.cap", "5m", "longest such wait",
+			duration(func(c *Config) *time.Duration { return &r(c).Unavailable.Cap }, time.Millisecond),
+		},
+		{
+			prefix + "unavailable.for", "24h", "how long what is unavailable is retried; 0s: as any other failure",
+			duration(func(c *Config) *time.Duration { return &r(c).Unavailable.For }, 0),
+		},
 	}
 }
 

@@ -16,7 +16,7 @@ var routeName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
 // route reads one entry of routes. The global retry is known by then.
 func (l *loader) route(n *yaml.Node, path string) {
-	r := Route{Retry: l.c.Retry}
+	r := Route{Line: n.Line, Retry: l.c.Retry}
 	f := fields{
 		"name": func(n *yaml.Node, path string) {
 			l.value(n, path, func(s string) error { r.Name = s; return l.checkName(s) })

@@ -331,8 +331,10 @@ func exampleSamples(t testing.TB) []sample {
 			t.Fatal(err)
 		}
 		digest := sha256.Sum256(body)
-		all = append(all, sample{File: eventType, Event: eventType, Action: actions[eventType], Bytes: int64(len(body)),
-			SHA256: hex.EncodeToString(digest[:]), HasRepository: true, HasSender: true, body: body})
+		all = append(all, sample{
+			File: eventType, Event: eventType, Action: actions[eventType], Bytes: int64(len(body)),
+			SHA256: hex.EncodeToString(digest[:]), HasRepository: true, HasSender: true, body: body,
+		})
 	}
 	if len(all) != len(actions) {
 		t.Fatalf("got %d examples, want %d", len(all), len(actions))

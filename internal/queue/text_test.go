@@ -6,6 +6,8 @@ import (
 	"testing"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestClean(t *testing.T) {
@@ -58,6 +60,21 @@ func TestAbsentIsNull(t *testing.T) {
 		if !strings.Contains(string(got), want) {
 			t.Errorf("got %s, want %s in it", got, want)
 		}
+	}
+}
+
+func TestEventJSONRoundTrip(t *testing.T) {
+	want := Event{ID: 1, Source: "s", Action: "a", Number: 7, ReceivedAt: 1_790_000_000_123, Routes: []string{"r"}}
+	b, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got Event
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
 	}
 }
 

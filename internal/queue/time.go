@@ -2,6 +2,7 @@ package queue
 
 import (
 	"database/sql/driver"
+	"encoding/json"
 	"fmt"
 	"time"
 )
@@ -48,6 +49,19 @@ func (t Time) MarshalJSON() ([]byte, error) {
 		return []byte("null"), nil
 	}
 	return []byte(`"` + t.String() + `"`), nil
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (t *Time) UnmarshalJSON(b []byte) error {
+	var std *time.Time
+	if err := json.Unmarshal(b, &std); err != nil {
+		return err
+	}
+	*t = 0
+	if std != nil {
+		*t = At(*std)
+	}
+	return nil
 }
 
 // Value implements driver.Valuer.

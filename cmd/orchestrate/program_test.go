@@ -1,0 +1,242 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"orchestrate/internal/queue"
+	"orchestrate/internal/webhook"
+)
+
+// The tests that use a program start the built binary, as an operator does.
+
+const testSecret = "a secret of the tests, long enough"
+
+// program is the binary with a directory of its own.
+type program struct {
+	t      testing.TB
+	bin    string
+	dir    string
+	listen string
+	admin  string
+
+	mu     sync.Mutex
+	stderr bytes.Buffer // of every command and every daemon
+}
+
+// newProgram builds the binary and writes its configuration, in which %DIR%
+// stands for the directory.
+func newProgram(t testing.TB, config string) *program {
+	t.Helper()
+	dir := t.TempDir()
+	p := &program{t: t, bin: filepath.Join(dir, "orchestrate"), dir: dir, listen: freePort(t), admin: freePort(t)}
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", p.bin, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	config = "listen: " + p.listen + "\nadmin_listen: " + p.admin + "\ndatabase: " + p.path("state/q.db") +
+		"\nsecrets: [\"env:TEST_SECRET\"]\n" + strings.ReplaceAll(config, "%DIR%", dir)
+	if err := os.WriteFile(p.path("config.yaml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (p *program) path(name string) string { return filepath.Join(p.dir, name) }
+
+// freePort is below the ports that the kernel gives to connections, which could
+// take it away before it is used, and between two daemons.
+func freePort(t testing.TB) string {
+	t.Helper()
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		ln, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
+		if err != nil {
+			continue
+		}
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return address
+	}
+	t.Fatal("no free port found")
+	return ""
+}
+
+func (p *program) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(p.bin, args...)
+	cmd.Env = append(os.Environ(), "ORCHESTRATE_CONFIG="+p.path("config.yaml"), "TEST_SECRET="+testSecret, "HOME="+p.dir)
+	cmd.Stderr = writerFunc(func(b []byte) (int, error) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.stderr.Write(b)
+	})
+	return cmd
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// run runs a command to its end and returns what it printed.
+func (p *program) run(args ...string) []byte {
+	p.t.Helper()
+	out, err := p.command(args...).Output()
+	if err != nil {
+		p.t.Fatalf("orchestrate %s: %v\n%s", strings.Join(args, " "), err, p.errors())
+	}
+	return out
+}
+
+func (p *program) errors() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	const tail = 8 << 10
+	return string(p.stderr.Bytes()[max(0, p.stderr.Len()-tail):])
+}
+
+// daemon is a serve or process that runs.
+type daemon struct {
+	p   *program
+	cmd *exec.Cmd
+}
+
+func (p *program) start(args ...string) *daemon {
+	p.t.Helper()
+	d := &daemon{p, p.command(args...)}
+	if err := d.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() {
+		if d.cmd.ProcessState == nil {
+			_ = d.cmd.Process.Kill()
+			_ = d.cmd.Wait()
+		}
+	})
+	return d
+}
+
+// serve starts serve and waits until it is ready.
+func (p *program) serve(args ...string) *daemon {
+	p.t.Helper()
+	d := p.start(append([]string{"serve"}, args...)...)
+	p.eventually("serve is ready", func() bool {
+		res, err := http.Get("http://" + p.admin + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	})
+	return d
+}
+
+// stop ends a daemon by a signal and returns its exit code.
+func (d *daemon) stop(s os.Signal) int {
+	d.p.t.Helper()
+	if err := d.cmd.Process.Signal(s); err != nil {
+		d.p.t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := d.cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		d.p.t.Fatal(err)
+	}
+	return d.cmd.ProcessState.ExitCode()
+}
+
+// eventually asks until it is told yes.
+func (p *program) eventually(what string, ask func() bool) {
+	p.t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	tooLong := time.After(2 * time.Minute)
+	for !ask() {
+		select {
+		case <-tick.C:
+		case <-tooLong:
+			p.t.Fatalf("still not after two minutes: %s\n%s", what, p.errors())
+		}
+	}
+}
+
+// delivery is a webhook as GitHub sends it.
+type delivery struct {
+	id, event   string
+	contentType string
+	body        []byte
+}
+
+// post sends a delivery, signed, and returns the status and the receipt.
+func (p *program) post(d delivery) (int, queue.Receipt, error) {
+	req, err := http.NewRequest(http.MethodPost, "http://"+p.listen+"/webhooks/github", bytes.NewReader(d.body))
+	if err != nil {
+		return 0, queue.Receipt{}, err
+	}
+	if d.contentType == "" {
+		d.contentType = "application/json"
+	}
+	req.Header.Set("Content-Type", d.contentType)
+	req.Header.Set("X-GitHub-Event", d.event)
+	req.Header.Set("X-GitHub-Delivery", d.id)
+	req.Header.Set("X-Hub-Signature-256", webhook.Sign(d.body, []byte(testSecret)))
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, queue.Receipt{}, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		return res.StatusCode, queue.Receipt{}, err
+	}
+	var r queue.Receipt
+	return res.StatusCode, r, json.Unmarshal(answer, &r)
+}
+
+// list reads events as an operator's script does.
+func (p *program) list(args ...string) []queue.Event {
+	p.t.Helper()
+	out := p.run(append([]string{"events", "list", "--all", "-o", "ndjson"}, args...)...)
+	var events []queue.Event
+	for line := range bytes.Lines(out) {
+		var e queue.Event
+		if err := json.Unmarshal(line, &e); err != nil {
+			p.t.Fatalf("%v in %s", err, line)
+		}
+		events = append(events, e)
+	}
+	return events
+}
+
+// settled tells whether no event is open any more.
+func (p *program) settled() bool {
+	p.t.Helper()
+	var st queue.Stats
+	if out := p.run("status", "-o", "json"); json.Unmarshal(out, &st) != nil {
+		p.t.Fatalf("status printed %s", out)
+	}
+	for _, r := range st.Routes {
+		if r.Pending+r.Processing+r.Failed > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// kill ends a daemon as a power cut would end it.
+func (d *daemon) kill() { d.stop(syscall.SIGKILL) }

@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -7,6 +9,8 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"orchestrate/internal/queue"
+	"orchestrate/internal/webhook"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,9 +19,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"orchestrate/internal/queue"
-	"orchestrate/internal/webhook"
 )
 
 // minPayloads is how many real payloads a folder that the environment names

@@ -1,9 +1,12 @@
+//go:build unix
+
 package main
 
 import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"orchestrate/internal/queue"
 	"os/exec"
 	"strings"
 	"sync"
@@ -11,8 +14,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"orchestrate/internal/queue"
 )
 
 const killConfig = `

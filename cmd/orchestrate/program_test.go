@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -10,6 +12,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"orchestrate/internal/queue"
+	"orchestrate/internal/webhook"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,9 +22,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"orchestrate/internal/queue"
-	"orchestrate/internal/webhook"
 )
 
 // The tests that use a program start the built binary, as an operator does.

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"orchestrate/internal/queue"
+	"orchestrate/internal/store"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -14,9 +16,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"orchestrate/internal/queue"
-	"orchestrate/internal/store"
 )
 
 // always matches every event.
@@ -217,8 +216,10 @@ func TestEveryEndingOfAHandler(t *testing.T) {
 		{"permanent", func(context.Context, *queue.Task) (queue.Result, error) {
 			return queue.Result{}, queue.Permanent("never")
 		}, queue.StatusDeadLetter, "[dead_letter]"},
-		{"panic", func(context.Context, *queue.Task) (queue.Result, error) { panic("bug") },
-			queue.StatusDeadLetter, "[failed failed failed dead_letter]"},
+		{
+			"panic", func(context.Context, *queue.Task) (queue.Result, error) { panic("bug") },
+			queue.StatusDeadLetter, "[failed failed failed dead_letter]",
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -620,8 +621,10 @@ func (m matcher) Match(e *queue.Event, p *queue.Payload) (bool, error) { return 
 // routes alone.
 func TestRouteThatCannotBeEvaluated(t *testing.T) {
 	answer, problem := false, errors.New("no such key")
-	doubtful := queue.Route{Name: "doubtful", Handler: handlerFunc(succeeds), Retry: queue.DefaultRetry(),
-		Matcher: matcher(func(*queue.Event, *queue.Payload) (bool, error) { return answer, problem })}
+	doubtful := queue.Route{
+		Name: "doubtful", Handler: handlerFunc(succeeds), Retry: queue.DefaultRetry(),
+		Matcher: matcher(func(*queue.Event, *queue.Payload) (bool, error) { return answer, problem }),
+	}
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.work(queue.WorkerOptions{})
 		first, second, third := receive(t, b.Queue, "d1"), receive(t, b.Queue, "d2"), receive(t, b.Queue, "d3")

@@ -4,12 +4,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"orchestrate/internal/queue"
 	"os"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
-
-	"orchestrate/internal/queue"
 )
 
 // classify gives a driver's error its meaning for the domain. Matching is by

@@ -6,15 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"orchestrate/internal/queue"
+	"orchestrate/migrations"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/gofrs/flock"
 	"github.com/pressly/goose/v3"
-
-	"orchestrate/internal/queue"
-	"orchestrate/migrations"
 )
 
 // Migration is one step of the schema.

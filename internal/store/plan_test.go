@@ -2,10 +2,9 @@ package store
 
 import (
 	"database/sql"
+	"orchestrate/internal/queue"
 	"strings"
 	"testing"
-
-	"orchestrate/internal/queue"
 )
 
 // TestQueryPlans holds every hot query to the index that it must use. A plan
@@ -36,8 +35,11 @@ func TestQueryPlans(t *testing.T) {
 		{"due", due, dueArgs, []string{"USING INDEX webhook_jobs_due (route=?)", "USING INDEX webhook_jobs_suspect (route=?)"}},
 		{"rescue", orphanQuery, nil, []string{"USING INDEX webhook_jobs_processing"}},
 		{"held", heldQuery, args{"w"}, []string{"USING INDEX webhook_jobs_processing (worker_id=?)"}},
-		{"dedup", `SELECT hook_id FROM webhook_events WHERE delivery_id = $1 AND source = $2`, args{"d", "s"},
-			[]string{"USING INDEX sqlite_autoindex_webhook_events_1 (delivery_id=? AND source=?)"}},
+		{
+			"dedup", `SELECT hook_id FROM webhook_events WHERE delivery_id = $1 AND source = $2`,
+			args{"d", "s"},
+			[]string{"USING INDEX sqlite_autoindex_webhook_events_1 (delivery_id=? AND source=?)"},
+		},
 		{"routes of a page", routes, routesArgs, []string{"USING PRIMARY KEY (event_id=?)"}},
 		{"requeue", requeue, requeueArgs, []string{byKey}},
 		{"cancel", cancel, cancelArgs, []string{byKey}},

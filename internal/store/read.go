@@ -5,9 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
-	"strings"
-
 	"orchestrate/internal/queue"
+	"strings"
 )
 
 // returning qualifies columns for a RETURNING clause.

@@ -5,10 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"orchestrate/internal/queue"
 	"strconv"
 	"strings"
-
-	"orchestrate/internal/queue"
 )
 
 // args collects the values of a statement and hands out their placeholders.
@@ -32,7 +31,7 @@ func (a *args) values(casts []string, rows int, row func(i int) []any) string {
 			if j > 0 {
 				b.WriteString(", ")
 			}
-			fmt.Fprintf(&b, "CAST(%s AS %s)", a.add(v), casts[j])
+			fmt.Fprintf(&b, "CAST(%s AS %s)", a.add(v), casts[j]) //nolint:gosec // as many casts as columns
 		}
 		b.WriteByte(')')
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/url"
+	"orchestrate/internal/queue"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,8 +17,6 @@ import (
 	"time"
 
 	"modernc.org/sqlite"
-
-	"orchestrate/internal/queue"
 )
 
 // Options say which database to open, and how.
@@ -196,13 +195,8 @@ const shrinkPages = 100
 func (s *SQLite) Shrink(ctx context.Context) error {
 	for {
 		left, err := write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) (int64, error) {
-			rows, err := q.QueryContext(ctx, fmt.Sprintf("PRAGMA incremental_vacuum(%d)", shrinkPages))
-			if err != nil {
-				return 0, err
-			}
-			for rows.Next() { // each step frees a page
-			}
-			if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			step := func(*sql.Rows) error { return nil } // each row frees a page
+			if err := each(ctx, q, fmt.Sprintf("PRAGMA incremental_vacuum(%d)", shrinkPages), nil, step); err != nil {
 				return 0, err
 			}
 			return one[int64](ctx, q, "PRAGMA freelist_count")

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"orchestrate/internal/queue"
+	"orchestrate/internal/store/storetest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,9 +18,6 @@ import (
 	"time"
 
 	"modernc.org/sqlite"
-
-	"orchestrate/internal/queue"
-	"orchestrate/internal/store/storetest"
 )
 
 func TestSQLite(t *testing.T) {

@@ -6,10 +6,9 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"orchestrate/internal/queue"
 	"sync"
 	"time"
-
-	"orchestrate/internal/queue"
 )
 
 // querier runs SQL: in the writer's transaction, or on a reader.
@@ -341,7 +340,7 @@ func (w *writer) ExecContext(ctx context.Context, query string, args ...any) (sq
 	if w.conn == nil {
 		return nil, sql.ErrConnDone
 	}
-	s, err := w.prepared(ctx, query)
+	s, err := w.prepared(ctx, query) //nolint:sqlclosecheck // kept for the next time; release closes it
 	if err != nil {
 		return nil, err
 	}
@@ -353,7 +352,7 @@ func (w *writer) QueryContext(ctx context.Context, query string, args ...any) (*
 	if w.conn == nil {
 		return nil, sql.ErrConnDone
 	}
-	s, err := w.prepared(ctx, query)
+	s, err := w.prepared(ctx, query) //nolint:sqlclosecheck // kept for the next time; release closes it
 	if err != nil {
 		return nil, err
 	}

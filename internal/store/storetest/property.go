@@ -4,12 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"orchestrate/internal/queue"
 	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
-
-	"orchestrate/internal/queue"
 )
 
 // model is what the store should hold, as plainly as it can be said.

@@ -9,14 +9,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"orchestrate/internal/queue"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"orchestrate/internal/queue"
 )
 
 // Opener opens the database of a test; the same one again when it is called
@@ -722,7 +721,7 @@ func stats(t *testing.T, f *fixture) {
 func reopens(t *testing.T, f *fixture) {
 	id := f.add(t, "d", "a")
 	before := f.event(t, id)
-	check(t, f.Store.Close())
+	check(t, f.Close())
 	f.Store = f.open(t)
 	want(t, "event", f.event(t, id), before)
 	want(t, "duplicate", f.insert(t, f.delivery("d", `{"n":"d"}`, "a")).Duplicate, true)

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"sync/atomic"
-	"time"
 
 	"orchestrate/internal/queue"
 	"orchestrate/internal/webhook"
@@ -80,8 +79,7 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, held *holding) ([]
 	if r.ContentLength > s.limits.Size {
 		return nil, fmt.Errorf("%w: %d bytes announced, %d are the most", errTooLarge, r.ContentLength, s.limits.Size)
 	}
-	conn := http.NewResponseController(w)
-	if err := conn.SetReadDeadline(queue.Clock().Add(s.limits.Body)); err != nil {
+	if err := http.NewResponseController(w).SetReadDeadline(queue.Clock().Add(s.limits.Body)); err != nil {
 		return nil, fmt.Errorf("%w: bound its time: %w", errBody, err)
 	}
 	body, err := readAll(http.MaxBytesReader(w, r.Body, s.limits.Size), r.ContentLength, held)
@@ -89,7 +87,6 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, held *holding) ([]
 	switch {
 	case err == nil:
 		w.Header().Del("Connection")
-		_ = conn.SetReadDeadline(time.Time{}) // it fails where the client has hung up, and the delivery counts all the same
 		return body, nil
 	case errors.As(err, &tooLarge):
 		return nil, fmt.Errorf("%w: more than %d bytes", errTooLarge, tooLarge.Limit)

@@ -429,6 +429,12 @@ func TestIntakeTooLarge(t *testing.T) {
 	}
 }
 
+func TestIntakeHasNoOptions(t *testing.T) {
+	addr := listen(t, newServer(t, &stored{}, io.Discard, Limits{}).ServeIntake)
+	resp, body := raw(t, addr, "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+	wantError(t, resp, body, 404)
+}
+
 func TestIntakeTakesTheLargest(t *testing.T) {
 	var kept stored
 	s := newServer(t, &kept, io.Discard, Limits{Answer: 5 * time.Minute, Body: 5 * time.Minute}) // for a slow machine

@@ -171,12 +171,14 @@ func TestRefusalBeforeBody(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, Limits{}, func(t *testing.T, b *bubble) {
-				start := queue.Clock()
-				resp, _ := exchange(t, b.dial(t), request)
+				start, conn := queue.Clock(), b.dial(t)
+				resp, _ := exchange(t, conn, request)
 				if resp.status/100 != 4 || !resp.closes {
 					t.Errorf("got %d, close %v, want a refusal that closes", resp.status, resp.closes)
 				}
 				wantAfter(t, start, 0)
+				_, _ = io.Copy(io.Discard, conn)
+				wantAfter(t, start, 7*time.Second) // the connection ends, too
 			})
 		})
 	}
@@ -216,6 +218,10 @@ func TestHungStore(t *testing.T) {
 		wantAfter(t, start, 8*time.Second)
 		if len(b.log.lines(`"level":"ERROR"`, "context deadline exceeded")) != 1 {
 			t.Errorf("the log is:\n%s", b.log.String())
+		}
+		b.receive = (&stored{}).Receive
+		if resp, answer := exchange(t, conn, request("{}", "{}")); resp.status != 200 {
+			t.Errorf("the same connection, the store back: got %d %q, want 200", resp.status, answer)
 		}
 	})
 }
@@ -418,6 +424,21 @@ func TestShutdownIsBounded(t *testing.T) {
 		}
 		if len(b.log.lines("requests cut off")) != 1 {
 			t.Errorf("the log is:\n%s", b.log.String())
+		}
+	})
+}
+
+// A client that does not take its answer does not keep its connection.
+func TestAnswerNotTaken(t *testing.T) {
+	inBubble(t, Limits{}, func(t *testing.T, b *bubble) {
+		conn := b.dial(t)
+		if _, err := io.WriteString(conn, request("{}", "{}")); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(10 * time.Second)
+		synctest.Wait()
+		if n, err := io.Copy(io.Discard, conn); n != 0 || err != nil {
+			t.Errorf("got %d bytes, %v, want a closed connection", n, err)
 		}
 	})
 }

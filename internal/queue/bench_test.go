@@ -6,12 +6,13 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
-	"orchestrate/internal/queue"
-	"orchestrate/internal/store"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"orchestrate/internal/queue"
+	"orchestrate/internal/store"
 )
 
 // BenchmarkStartLatency is the time from Receive to the start of the handler,

@@ -63,7 +63,6 @@ type Task struct {
 	Event   *Event
 	Payload *Payload
 	Route   string
-	Worker  Text   // who runs it
 	Attempt int64  // 1 for the first claim of this job, growing with each
 	Key     string // idempotency key: the same on every attempt and replay
 }

@@ -449,7 +449,7 @@ func (w *worker) perform(ctx context.Context, j Job, r *Route, log **slog.Logger
 		}
 	}
 	res, err := w.q.handle(ctx, r.Handler, &Task{
-		Event: e, Payload: p, Route: j.Route, Worker: j.WorkerID, Attempt: j.Seq,
+		Event: e, Payload: p, Route: j.Route, Attempt: j.Seq,
 		Key: e.Source + "/" + e.DeliveryID + "/" + j.Route,
 	})
 	return res, interrupted(ctx, err)

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"orchestrate/internal/queue"
-	"orchestrate/internal/store"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -16,6 +14,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"orchestrate/internal/queue"
+	"orchestrate/internal/store"
 )
 
 // always matches every event.

@@ -2,11 +2,12 @@ package store
 
 import (
 	"fmt"
-	"orchestrate/internal/queue"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"orchestrate/internal/queue"
 )
 
 // The benchmarks run on a file with synchronous=FULL, as the program does.

@@ -4,9 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"maps"
-	"orchestrate/internal/queue"
 	"slices"
 	"time"
+
+	"orchestrate/internal/queue"
 )
 
 func routeStats(byRoute map[string]*queue.RouteStats) []queue.RouteStats {

@@ -4,8 +4,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"orchestrate/internal/queue"
 	"os"
+
+	"orchestrate/internal/queue"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"

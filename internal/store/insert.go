@@ -6,9 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"orchestrate/internal/queue"
 	"slices"
 	"strconv"
+
+	"orchestrate/internal/queue"
 )
 
 func sortedKeys[V any](m map[int64]V) []int64 { return slices.Sorted(maps.Keys(m)) }

@@ -6,11 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"orchestrate/internal/queue"
-	"orchestrate/migrations"
 	"os"
 	"path/filepath"
 	"time"
+
+	"orchestrate/internal/queue"
+	"orchestrate/migrations"
 
 	"github.com/gofrs/flock"
 	"github.com/pressly/goose/v3"

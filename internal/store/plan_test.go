@@ -2,9 +2,10 @@ package store
 
 import (
 	"database/sql"
-	"orchestrate/internal/queue"
 	"strings"
 	"testing"
+
+	"orchestrate/internal/queue"
 )
 
 // TestQueryPlans holds every hot query to the index that it must use. A plan

@@ -5,8 +5,9 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
-	"orchestrate/internal/queue"
 	"strings"
+
+	"orchestrate/internal/queue"
 )
 
 // returning qualifies columns for a RETURNING clause.

@@ -5,9 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"orchestrate/internal/queue"
 	"strconv"
 	"strings"
+
+	"orchestrate/internal/queue"
 )
 
 // args collects the values of a statement and hands out their placeholders.

@@ -8,13 +8,14 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/url"
-	"orchestrate/internal/queue"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"time"
+
+	"orchestrate/internal/queue"
 
 	"modernc.org/sqlite"
 )

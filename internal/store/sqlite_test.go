@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"orchestrate/internal/queue"
-	"orchestrate/internal/store/storetest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +14,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"orchestrate/internal/queue"
+	"orchestrate/internal/store/storetest"
 
 	"modernc.org/sqlite"
 )

@@ -6,9 +6,10 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"orchestrate/internal/queue"
 	"sync"
 	"time"
+
+	"orchestrate/internal/queue"
 )
 
 // querier runs SQL: in the writer's transaction, or on a reader.

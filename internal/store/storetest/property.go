@@ -4,9 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"orchestrate/internal/queue"
 	"slices"
 	"testing"
+
+	"orchestrate/internal/queue"
 
 	"pgregory.net/rapid"
 )

@@ -9,11 +9,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"orchestrate/internal/queue"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"orchestrate/internal/queue"
 
 	"github.com/google/go-cmp/cmp"
 )

@@ -9,8 +9,6 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
-	"orchestrate/internal/queue"
-	"orchestrate/internal/webhook"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +17,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"orchestrate/internal/queue"
+	"orchestrate/internal/webhook"
 )
 
 // minPayloads is how many real payloads a folder that the environment names

@@ -12,8 +12,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"orchestrate/internal/queue"
-	"orchestrate/internal/webhook"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +20,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"orchestrate/internal/queue"
+	"orchestrate/internal/webhook"
 )
 
 // The tests that use a program start the built binary, as an operator does.

@@ -1,0 +1,105 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"orchestrate/internal/config"
+	"orchestrate/internal/queue"
+)
+
+type cleanupOptions struct {
+	olderThan   time.Duration
+	includeDead bool
+	batch       int
+	dryRun      bool
+}
+
+func newCleanupCmd(a *App) *cobra.Command {
+	o := &cleanupOptions{}
+	cmd := &cobra.Command{
+		Use:   "cleanup --older-than AGE",
+		Short: "Delete old completed events",
+		Long: `cleanup deletes events that were received longer ago than AGE and whose jobs have
+all completed; with --include-dead dead letters, too. What has not finished is
+never deleted. It never asks: the age is the consent.
+
+Of an event younger than 7 days the delivery id is kept, so that a redelivery of
+it is still known as a duplicate; a later cleanup forgets it.`,
+		Example: `  orchestrate cleanup --older-than 30d
+  orchestrate cleanup --older-than 90d --include-dead --dry-run`,
+		Args: args(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case !cmd.Flags().Changed("older-than"):
+				return usagef("--older-than is missing: how old must an event be, as in --older-than 30d?")
+			case o.batch < 1 || o.batch > maxBatch:
+				return usagef("--batch %d: want 1 to %d; each batch makes receiving wait", o.batch, maxBatch)
+			}
+			return runCleanup(cmd.Context(), a, o)
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.Var((*config.DurationValue)(&o.olderThan), "older-than", "least `age` of what is deleted, as 30d, 12h or 2w")
+	f.BoolVar(&o.includeDead, "include-dead", false, "dead letters, too")
+	f.IntVar(&o.batch, "batch", 200, "events in one transaction")
+	f.BoolVar(&o.dryRun, "dry-run", false, "only count")
+	return cmd
+}
+
+// maxBatch keeps the transactions of a cleanup short: senders wait for them.
+const maxBatch = 10_000
+
+func runCleanup(ctx context.Context, a *App, o *cleanupOptions) error {
+	q, err := a.queue(ctx)
+	if err != nil {
+		return err
+	}
+	p := a.newProgress("cleaned %d events")
+	res, err := q.Cleanup(ctx, queue.CleanupOptions{
+		Before: queue.Now().Add(-o.olderThan), IncludeDead: o.includeDead, Batch: o.batch, DryRun: o.dryRun,
+	}, func(r queue.CleanupResult) { p.show(r.Changed) })
+	p.clear()
+	if err != nil && (o.dryRun || res.Changed == 0) {
+		return err
+	}
+	done := cleaned(res, o)
+	if a.output != formatTable {
+		if err := a.printJSON(res); err != nil {
+			return err
+		}
+	} else if err := a.printLine("%s", done); err != nil {
+		return err
+	}
+	if err != nil {
+		return partly(done, err)
+	}
+	return nil
+}
+
+func cleaned(r queue.CleanupResult, o *cleanupOptions) string {
+	verb, what := "deleted", "completed event"
+	if o.dryRun {
+		verb = "would delete"
+	}
+	if o.includeDead {
+		what = "completed or dead event"
+	}
+	s := fmt.Sprintf("%s %s received before %s; kept %s", verb, count(r.Deleted+r.Purged, what),
+		r.Before.Std().Format(time.RFC3339), count(r.Dead, "dead letter"))
+	if r.Open > 0 {
+		s += fmt.Sprintf(" and %d unfinished", r.Open)
+	}
+	if r.Forgot > 0 {
+		s += "; forgot " + count(r.Forgot, "delivery id")
+	}
+	if !o.dryRun {
+		s += "; " + humanize.Bytes(uint64(max(0, r.Freed))) + " freed"
+	}
+	return s
+}

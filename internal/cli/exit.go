@@ -1,0 +1,140 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"orchestrate/internal/config"
+	"orchestrate/internal/queue"
+)
+
+// What goes wrong on the command line itself.
+var (
+	errUsage    = errors.New("usage")
+	errPartly   = errors.New("partly done")
+	errInternal = errors.New("internal error")
+)
+
+// exit is one line of the table of exit codes: what the help prints, and the
+// errors that end so.
+type exit struct {
+	code    int
+	meaning string
+	errs    []error
+}
+
+// exits is the one table. An error takes the first line that knows it, the
+// others are 1.
+func exits() []exit {
+	return []exit{
+		{0, "done; also when there was nothing to do", nil},
+		{1, "failed, for any other reason; a port in use, too", nil},
+		{2, "usage: an unknown flag, a bad value, an ambiguous id", []error{
+			errUsage, queue.ErrInvalid, queue.ErrAmbiguous, queue.ErrUnknownRoute,
+		}},
+		{3, "partly done; the message says how far", []error{errPartly}},
+		{4, "not found", []error{queue.ErrNotFound}},
+		{5, "refused: the state does not allow it, or it was not confirmed", []error{queue.ErrRefused}},
+		{6, "the database is unavailable, locked or full", []error{
+			queue.ErrUnavailable, queue.ErrBusy, queue.ErrBroken,
+		}},
+		{7, "the database's schema is older or newer than this program", []error{queue.ErrSchema}},
+		{70, "internal error: a defect of this program", []error{errInternal}},
+		{78, "the configuration is invalid", []error{config.ErrInvalid}},
+		{130, "stopped by SIGINT; serve and process: by a second signal", nil},
+		{143, "stopped by SIGTERM; serve and process: by a second signal", nil},
+	}
+}
+
+// exitCodeOf maps an error to the code that the process ends with.
+func exitCodeOf(err error) int {
+	var s signalError
+	if errors.As(err, &s) {
+		if n, ok := s.Signal.(syscall.Signal); ok {
+			return 128 + int(n)
+		}
+	}
+	if err == nil {
+		return 0
+	}
+	for _, e := range exits() {
+		if slices.ContainsFunc(e.errs, func(target error) bool { return errors.Is(err, target) }) {
+			return e.code
+		}
+	}
+	return 1
+}
+
+// usageError is a command line that can't be meant.
+type usageError struct{ msg string }
+
+func (e usageError) Error() string        { return e.msg }
+func (e usageError) Is(target error) bool { return target == errUsage }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
+
+// partly tells how far a command came that changed something before it failed;
+// of the cause only the text is kept, so that its code does not win.
+func partly(done string, cause error) error {
+	return fmt.Errorf("%w: %s; %s", errPartly, done, cause.Error())
+}
+
+// report tells an error on stderr and returns its exit code.
+func (a *App) report(err error, asJSON bool) int {
+	code := exitCodeOf(err)
+	if !asJSON && a.output == formatTable {
+		a.say("orchestrate: %s\n", printableLines(err.Error()))
+		return code
+	}
+	line, _ := json.Marshal(struct {
+		Error string `json:"error"`
+		Code  int    `json:"code"`
+	}{err.Error(), code})
+	a.say("%s\n", line)
+	return code
+}
+
+// printableLines keeps the line breaks of a message that has several lines.
+func printableLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = queue.Printable(l)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// wantsJSON reads the output format from a command line whose flags may not
+// have been parsed, since parsing ends at the first mistake.
+func wantsJSON(args []string) bool {
+	for i, arg := range args {
+		switch arg {
+		case "--":
+			return false
+		case "--json", "-ojson", "-ondjson", "-o=json", "-o=ndjson", "--output=json", "--output=ndjson":
+			return true
+		case "json", "ndjson":
+			if i > 0 && (args[i-1] == "-o" || args[i-1] == "--output") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func newExitCodesHelp() *cobra.Command {
+	var b strings.Builder
+	b.WriteString("Every command ends with one of these codes:\n\n")
+	for _, e := range exits() {
+		fmt.Fprintf(&b, "  %3d  %s\n", e.code, e.meaning)
+	}
+	b.WriteString("\nserve and process end with 0 when a signal made them drain; process --once ends\n" +
+		"with 0 whatever its handlers did. With -o json an error is one object on stderr:\n\n" +
+		`  {"error":"event 7: not found","code":4}` + "\n")
+	return &cobra.Command{Use: "exit-codes", Short: "The exit codes of every command", Long: b.String()}
+}

@@ -1,0 +1,113 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"orchestrate/internal/handler"
+	"orchestrate/internal/queue"
+)
+
+type processOptions struct {
+	once   bool
+	limit  int
+	routes []string
+}
+
+func newProcessCmd(a *App) *cobra.Command {
+	o := &processOptions{}
+	cmd := &cobra.Command{
+		Use:   "process",
+		Short: "Process events until stopped, or what is due with --once",
+		Long: `process claims jobs and runs their commands, without receiving webhooks. Any number
+of them may run beside serve on one database. The first SIGINT or SIGTERM drains:
+nothing more is claimed, and what runs may end within drain_timeout. The second
+one stops at once; what ran then runs again later.
+
+With --once it processes what is due when it starts, and ends with 0 whatever
+the commands did: what failed waits for its retry.`,
+		Example: `  orchestrate process
+  orchestrate process --once
+  orchestrate process --route deploy --concurrency 2
+  orchestrate process --once --limit 1 -v`,
+		Args: args(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("limit") && o.limit < 1 {
+				return usagef("--limit %d: want at least 1", o.limit)
+			}
+			return runProcess(cmd.Context(), a, o)
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.BoolVar(&o.once, "once", false, "process what is due, then exit")
+	f.IntVar(&o.limit, "limit", 0, "exit after `n` attempts")
+	f.StringSliceVar(&o.routes, "route", nil, "only these `routes`")
+	addWorkerFlags(f)
+	must(cmd.RegisterFlagCompletionFunc("route", completeRoutes(a)))
+	return cmd
+}
+
+func runProcess(ctx context.Context, a *App, o *processOptions) error {
+	a.daemon = true
+	w, err := a.wire()
+	if err != nil {
+		return err
+	}
+	for _, r := range o.routes {
+		if w.queue.Route(r) == nil {
+			return fmt.Errorf("%w %q: the configuration has %s", queue.ErrUnknownRoute, r, orNone(w.queue.RouteNames()))
+		}
+	}
+	q, err := a.queue(ctx)
+	if err != nil {
+		return err
+	}
+	if err := q.WarnUnknownRoutes(ctx); err != nil {
+		return err
+	}
+	work := w.workerOptions()
+	work.Once, work.Limit, work.Routes = o.once, o.limit, o.routes
+	w.log.InfoContext(ctx, "ready", "database", w.config.Database, "routes", w.queue.RouteNames())
+	return q.Work(ctx, work)
+}
+
+func orNone(names []string) string {
+	if len(names) == 0 {
+		return "no routes"
+	}
+	return strings.Join(names, ", ")
+}
+
+// addWorkerFlags are the flags of keys that size a worker.
+func addWorkerFlags(f *pflag.FlagSet) {
+	addKeyFlag(f, "processor.concurrency", "concurrency")
+	addKeyFlag(f, "processor.batch_size", "batch-size")
+	addKeyFlag(f, "processor.poll_interval", "poll-interval")
+	addKeyFlag(f, "drain_timeout", "drain-timeout")
+	addKeyFlag(f, "log.level", "log-level")
+	addKeyFlag(f, "log.format", "log-format")
+}
+
+// workerOptions are those that the configuration decides.
+func (w *wired) workerOptions() queue.WorkerOptions {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost" // only a name that an operator may know it by
+	}
+	c := w.config
+	return queue.WorkerOptions{
+		Concurrency: c.Processor.Concurrency, BatchSize: c.Processor.BatchSize, PollInterval: c.Processor.PollInterval,
+		DrainTimeout: c.DrainTimeout, Host: host, PID: os.Getpid(), Version: w.version,
+		Sweep: func() {
+			if err := handler.Sweep(w.attemptsPath()); err != nil {
+				w.log.Warn("remove what dead workers left", "error", err.Error())
+			}
+		},
+	}
+}

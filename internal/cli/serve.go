@@ -1,0 +1,224 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"orchestrate/internal/config"
+	"orchestrate/internal/queue"
+	"orchestrate/internal/server"
+)
+
+type serveOptions struct {
+	noProcess bool
+	insecure  bool
+}
+
+func newServeCmd(a *App) *cobra.Command {
+	o := &serveOptions{}
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Receive webhooks and process them",
+		Long: `serve receives GitHub's webhooks at /webhooks/github of its listen address, stores
+each before it answers, and runs the commands of the routes that want it. The
+admin address answers /livez and /readyz.
+
+It starts without any configuration: on the loopback, with a database in the
+state directory, which it creates, and with a random secret that it keeps beside
+it. Where the signature is not checked, anybody who reaches the port can start
+your commands.
+
+The first SIGINT or SIGTERM drains: nothing more is claimed, what runs may end
+within drain_timeout, and webhooks are received until then. The second one stops
+at once; what ran then runs again later.`,
+		Example: `  orchestrate serve
+  orchestrate serve --config /etc/orchestrate/config.yaml
+  orchestrate serve --listen :9000 --concurrency 20
+  orchestrate serve --no-process      # and elsewhere: orchestrate process`,
+		Args: args(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runServe(cmd.Context(), a, o) },
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	addKeyFlag(f, "listen", "listen")
+	addKeyFlag(f, "admin_listen", "admin-listen")
+	f.BoolVar(&o.noProcess, "no-process", false, "only receive; leave the work to orchestrate process")
+	addWorkerFlags(f)
+	f.BoolVar(&o.insecure, "insecure-skip-signature", false, "accept webhooks that nobody signed; for trying only")
+	return cmd
+}
+
+// service is what serve runs.
+type service struct {
+	o             *serveOptions
+	wired         *wired
+	store         queue.Store
+	queue         *queue.Queue
+	server        *server.Server
+	intake, admin net.Listener
+	draining      context.Context // ends when the drain begins
+}
+
+func runServe(ctx context.Context, a *App, o *serveOptions) error {
+	a.daemon = true
+	w, err := a.wire()
+	if err != nil {
+		return err
+	}
+	s := &service{o: o, wired: w}
+	secrets, err := w.config.ResolveSecrets()
+	if err != nil {
+		return err
+	}
+	if s.intake, err = listen(ctx, "listen", w.config.Listen); err != nil {
+		return err
+	}
+	defer func() { _ = s.intake.Close() }() // serving has closed it, if it came so far
+	if s.admin, err = listen(ctx, "admin-listen", w.config.AdminListen); err != nil {
+		return err
+	}
+	defer func() { _ = s.admin.Close() }()
+	if s.queue, err = a.queue(ctx); err != nil {
+		return err
+	}
+	s.store = a.store
+	src, err := s.source(ctx, secrets) // may make a secret, in the directory that the database has made
+	if err != nil {
+		return err
+	}
+	s.server, err = server.New(server.Options{
+		Receiver: s.queue, Sources: []server.Source{src}, Ready: s.ready, Log: w.log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.queue.WarnUnknownRoutes(ctx); err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+// source is where GitHub delivers, with the secrets that verify it.
+func (s *service) source(ctx context.Context, secrets []config.Secret) (server.Source, error) {
+	src := server.Source{Name: source, Path: sourcePath, Insecure: s.o.insecure}
+	if s.o.insecure {
+		s.wired.log.WarnContext(ctx, "signatures are not checked: whoever reaches the port can start every command", "listen", s.wired.config.Listen)
+		return src, nil
+	}
+	if len(secrets) == 0 {
+		secret, err := s.keptSecret(ctx)
+		if err != nil {
+			return src, err
+		}
+		secrets = append(secrets, secret)
+	}
+	s.wired.redact.add(secrets...)
+	for _, secret := range secrets {
+		if why := secret.Warning(); why != "" {
+			s.wired.log.WarnContext(ctx, "weak secret", "reason", why)
+		}
+		src.Secrets = append(src.Secrets, secret.Bytes())
+	}
+	return src, nil
+}
+
+// keptSecret is the one beside the database, which the first start makes.
+func (s *service) keptSecret(ctx context.Context) (config.Secret, error) {
+	path := secretPath(s.wired.config)
+	secret, created, err := config.GenerateSecret(path)
+	if created {
+		s.wired.log.WarnContext(ctx, "no secret is configured: made one", "path", path,
+			"next", "put what this file holds into the field Secret of the webhook in GitHub's settings")
+	}
+	return secret, err
+}
+
+// listen opens an address, so that a port in use is told before anything
+// starts.
+func listen(ctx context.Context, flag, address string) (net.Listener, error) {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("listen on %s: the port is in use; stop what uses it, or choose another with --%s", address, flag)
+	case err != nil:
+		return nil, fmt.Errorf("%w; choose another address with --%s", err, flag)
+	}
+	return ln, nil
+}
+
+// ready tells why this process should get no webhooks; nil if it should.
+func (s *service) ready() error {
+	select {
+	case <-s.store.Broken():
+		return queue.ErrBroken
+	case <-s.draining.Done():
+		return errors.New("draining")
+	default:
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
+	defer cancel()
+	return s.store.CheckSchema(ctx)
+}
+
+const (
+	readyTimeout  = 2 * time.Second
+	watchInterval = 5 * time.Second // between looks at the schema, where no worker's heartbeat looks
+)
+
+// run serves until ctx ends or a part fails; the first part that ends stops
+// the others. Claims drain first, while webhooks are still received, and the
+// admin listener tells until the last that this process is not ready.
+func (s *service) run(ctx context.Context) error {
+	ctx, drain := context.WithCancel(ctx)
+	defer drain()
+	s.draining = ctx
+	intake, stopIntake := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopIntake()
+	admin, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAdmin()
+	part := func(run func() error) <-chan error {
+		ended := make(chan error, 1)
+		go func() {
+			defer drain()
+			ended <- run()
+		}()
+		return ended
+	}
+	adminEnded := part(func() error { return s.server.ServeAdmin(admin, s.admin) })
+	intakeEnded := part(func() error { return s.server.ServeIntake(intake, s.intake) })
+	workEnded := part(func() error { return s.work(ctx) })
+	s.wired.log.InfoContext(ctx, "ready", "url", "http://"+s.intake.Addr().String()+sourcePath, "admin", s.admin.Addr().String(),
+		"database", s.wired.config.Database, "routes", s.wired.queue.RouteNames(), "version", s.wired.version)
+	err := <-workEnded
+	stopIntake()
+	err = errors.Join(err, <-intakeEnded)
+	stopAdmin()
+	return errors.Join(err, <-adminEnded)
+}
+
+// work processes events, or only watches over the database.
+func (s *service) work(ctx context.Context) error {
+	if !s.o.noProcess {
+		return s.queue.Work(ctx, s.wired.workerOptions())
+	}
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.store.Broken():
+			return queue.ErrBroken
+		case <-tick.C:
+			if err := s.store.CheckSchema(ctx); errors.Is(err, queue.ErrSchema) {
+				return err
+			}
+		}
+	}
+}

@@ -1,0 +1,103 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"orchestrate/internal/queue"
+)
+
+func newStatusCmd(a *App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Count jobs by route and state, and list the workers",
+		Long: `status counts the jobs of each route by their state, tells when the oldest one
+that waits is due, and lists the workers that are alive. Jobs that wait for a
+route without a worker are told.`,
+		Example: `  orchestrate status
+  orchestrate status -o json | jq '.routes[] | select(.dead_letter > 0)'`,
+		Args: args(0, 0, ""),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), a) },
+	}
+}
+
+func runStatus(ctx context.Context, a *App) error {
+	q, err := a.queue(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := q.Stats(ctx)
+	if err != nil {
+		return err
+	}
+	if a.output != formatTable {
+		return a.printJSON(s)
+	}
+	now := queue.Now()
+	if err := a.printLine("%s, %s\n", count(int(s.Events), "event"), humanize.Bytes(uint64(max(0, s.Bytes)))); err != nil {
+		return err
+	}
+	if err := printRoutes(a, s.Routes, now); err != nil {
+		return err
+	}
+	if err := printWorkers(a, s, now); err != nil {
+		return err
+	}
+	for _, r := range s.Routes {
+		if n := r.Pending + r.Failed; n > 0 && !served(s.Workers, r.Route) {
+			a.note("no worker runs route %s: %s; start orchestrate serve or process, or see: orchestrate events cancel --help",
+				printable(r.Route), count(int(n), "waiting job"))
+		}
+	}
+	return nil
+}
+
+func served(workers []queue.Worker, route string) bool {
+	return slices.ContainsFunc(workers, func(w queue.Worker) bool { return slices.Contains(w.Routes, route) })
+}
+
+func printRoutes(a *App, routes []queue.RouteStats, now queue.Time) error {
+	if len(routes) == 0 {
+		return a.printLine("no jobs")
+	}
+	cols := columns("ROUTE", "PENDING", "PROCESSING", "FAILED", "DEAD_LETTER", "COMPLETED", a.timeColumn("DUE", "OLDEST_DUE"))
+	l := newList(a, cols, func(r queue.RouteStats) []string {
+		return []string{
+			r.Route, itoa(r.Pending), itoa(r.Processing), itoa(r.Failed), itoa(r.DeadLetter), itoa(r.Completed),
+			a.due(r.OldestDue, now),
+		}
+	})
+	for _, r := range routes {
+		if err := l.Add(r); err != nil {
+			return err
+		}
+	}
+	return l.Close()
+}
+
+func printWorkers(a *App, s queue.Stats, now queue.Time) error {
+	if len(s.Workers) == 0 {
+		return a.printLine("\nno workers")
+	}
+	if err := a.printLine(""); err != nil {
+		return err
+	}
+	cols := columns("WORKER", "HOST", "PID", "VERSION", "SLOTS", a.timeColumn("UP", "STARTED"), "HEARTBEAT", "ROUTES")
+	cols[0].shrink, cols[1].shrink, cols[7].shrink = true, true, true
+	l := newList(a, cols, func(w queue.Worker) []string {
+		return []string{
+			string(w.ID), w.Host, itoa(int64(w.PID)), w.Version, itoa(int64(w.Slots)), a.when(w.StartedAt, now),
+			a.when(w.HeartbeatAt, now), strings.Join(w.Routes, ", "),
+		}
+	})
+	for _, w := range s.Workers {
+		if err := l.Add(w); err != nil {
+			return err
+		}
+	}
+	return l.Close()
+}

@@ -169,10 +169,10 @@ func dryRun(ctx context.Context, a *App, q *queue.Queue, o *bulkOptions, v bulkV
 func (a *App) confirm(ctx context.Context, question string) error {
 	a.say("%s [y/N] ", question)
 	line, err := bufio.NewReader(a.input(ctx)).ReadString('\n')
-	switch {
-	case errors.Is(err, io.EOF):
-		a.say("\n")
-	case err != nil:
+	if err != nil {
+		a.say("\n") // nobody has ended the line
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	switch strings.ToLower(strings.TrimSpace(line)) {

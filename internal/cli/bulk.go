@@ -77,10 +77,10 @@ func runBulk(ctx context.Context, a *App, q *queue.Queue, o *bulkOptions, v bulk
 	p := a.newProgress(v.done + " %d jobs")
 	b, err := v.run(ctx, o.filter, queue.BulkOptions{Limit: o.limit, Progress: func(b queue.Bulk) { p.show(b.Changed) }})
 	p.clear()
-	return endBulk(a, b, err, v)
+	return endBulk(ctx, a, b, err, v)
 }
 
-func endBulk(a *App, b queue.Bulk, err error, v bulkVerb) error {
+func endBulk(ctx context.Context, a *App, b queue.Bulk, err error, v bulkVerb) error {
 	done := fmt.Sprintf("%s %d", v.done, b.Changed)
 	if err != nil && b.Changed == 0 {
 		return err
@@ -96,7 +96,7 @@ func endBulk(a *App, b queue.Bulk, err error, v bulkVerb) error {
 		err = fmt.Errorf("%s moved meanwhile; look again and repeat", count(b.Failed, "job"))
 	}
 	if err != nil {
-		return partly(done, err)
+		return partly(ctx, done, err)
 	}
 	return nil
 }

@@ -84,7 +84,7 @@ func TestPartlyDone(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a, out := newOutput(formatTable)
-			err := endBulk(a, tt.bulk, tt.err, bulkVerb{done: "requeued"})
+			err := endBulk(t.Context(), a, tt.bulk, tt.err, bulkVerb{done: "requeued"})
 			must(a.Out.Flush())
 			if out.String() != tt.out || exitCodeOf(err) != tt.code {
 				t.Errorf("printed %q and ended with %d, want %q and %d", out, exitCodeOf(err), tt.out, tt.code)

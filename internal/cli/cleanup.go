@@ -77,7 +77,7 @@ func runCleanup(ctx context.Context, a *App, o *cleanupOptions) error {
 		return err
 	}
 	if err != nil {
-		return partly(done, err)
+		return partly(ctx, done, err)
 	}
 	return nil
 }

@@ -64,14 +64,16 @@ func runEventsRetry(ctx context.Context, a *App, o *eventsRetryOptions) error {
 	if o.ids[0] == "-" {
 		words := wordScanner(a.input(ctx))
 		err = r.all(ctx, scanned(words), true)
-		err = errors.Join(err, words.Err())
+		if wordErr := words.Err(); wordErr != nil {
+			err = errors.Join(err, fmt.Errorf("standard input: %w", wordErr))
+		}
 	} else {
 		err = r.all(ctx, slices.Values(o.ids), len(o.ids) > 1)
 	}
 	if a.output != formatTable {
 		err = errors.Join(err, a.printJSON(r.bulk))
 	}
-	return r.end(err)
+	return r.end(ctx, err)
 }
 
 func wordScanner(r io.Reader) *bufio.Scanner {
@@ -143,7 +145,7 @@ func (r *retryRun) one(ctx context.Context, ref string) error {
 }
 
 // end is the error that the whole run comes to; err is what broke it off.
-func (r *retryRun) end(err error) error {
+func (r *retryRun) end(ctx context.Context, err error) error {
 	left := fmt.Errorf("%s not requeued", count(r.bulk.Failed, "event"))
 	switch {
 	case r.moved == 0 && err != nil:
@@ -153,15 +155,15 @@ func (r *retryRun) end(err error) error {
 	case r.moved == 0 && r.bulk.Failed > 0:
 		return fmt.Errorf("%w; the first: %w", left, r.first)
 	case err != nil:
-		return r.partly(err)
+		return r.partly(ctx, err)
 	case r.bulk.Failed > 0:
-		return r.partly(left)
+		return r.partly(ctx, left)
 	case r.moved == 0:
 		r.app.note("no IDs on standard input: nothing to do")
 	}
 	return nil
 }
 
-func (r *retryRun) partly(rest error) error {
-	return partly("requeued "+count(r.bulk.Changed, "job")+" of "+count(r.moved, "event"), rest)
+func (r *retryRun) partly(ctx context.Context, rest error) error {
+	return partly(ctx, "requeued "+count(r.bulk.Changed, "job")+" of "+count(r.moved, "event"), rest)
 }

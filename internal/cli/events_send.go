@@ -113,7 +113,7 @@ func runEventsSend(ctx context.Context, a *App, o *eventsSendOptions) error {
 		return err
 	}
 	if err != nil {
-		return partly(fmt.Sprintf("sent %d of %d", l.n, o.count), err)
+		return partly(ctx, fmt.Sprintf("sent %d of %d", l.n, o.count), err)
 	}
 	return nil
 }

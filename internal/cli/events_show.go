@@ -194,6 +194,9 @@ func page(a *App, d *queue.Detail, allOutput bool) error {
 	if err := a.printLine("%s", strings.TrimSuffix(b.String(), "\n")); err != nil {
 		return err
 	}
+	if d.PurgedAt != 0 {
+		return a.printLine("\nIts payload, jobs and attempts are gone; the delivery id is remembered.")
+	}
 	if err := pageJobs(a, d.Jobs, now); err != nil {
 		return err
 	}

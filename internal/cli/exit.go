@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -79,9 +80,13 @@ func (e usageError) Is(target error) bool { return target == errUsage }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
 
-// partly tells how far a command came that changed something before it failed;
-// of the cause only the text is kept, so that its code does not win.
-func partly(done string, cause error) error {
+// partly tells how far a command came that changed something before it failed
+// or was broken off; of the cause only the text is kept, so that its code does
+// not win.
+func partly(ctx context.Context, done string, cause error) error {
+	if ctx.Err() != nil {
+		cause = context.Cause(ctx)
+	}
 	return fmt.Errorf("%w: %s; %s", errPartly, done, cause.Error())
 }
 

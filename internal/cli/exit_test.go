@@ -27,7 +27,7 @@ func TestExitCodeOf(t *testing.T) {
 		{queue.ErrInvalid, 2},
 		{queue.ErrAmbiguous, 2},
 		{queue.ErrUnknownRoute, 2},
-		{partly("requeued 3", queue.ErrUnavailable), 3},
+		{partly(t.Context(), "requeued 3", queue.ErrUnavailable), 3},
 		{queue.ErrNotFound, 4},
 		{queue.ErrRefused, 5},
 		{queue.ErrUnavailable, 6},

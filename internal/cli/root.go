@@ -111,7 +111,7 @@ func (a *App) addGlobalFlags(f *pflag.FlagSet) {
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "no notes on standard error, only errors")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "log everything")
 	f.BoolVar(&a.noInput, "no-input", false, "never ask")
-	f.Var((*config.DurationValue)(&a.timeout), "timeout", "how long to wait for the database; serve and process ignore it")
+	f.Var((*config.DurationValue)(&a.timeout), "timeout", "how long to wait for the database, or for an answer; serve and process ignore it")
 }
 
 // must panics on what only a mistake in this package can cause.

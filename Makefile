@@ -37,8 +37,8 @@ tidy: ## fail if go.mod or go.sum is not tidy
 	go mod tidy -diff
 
 completions: build ## generate completions/ from the commands
-	for shell in bash zsh fish powershell; do \
-		bin/orchestrate completion $$shell > completions/orchestrate.$$shell || exit 1; done
+	for shell in bash:bash zsh:zsh fish:fish powershell:ps1; do \
+		bin/orchestrate completion $${shell%:*} > completions/orchestrate.$${shell#*:} || exit 1; done
 
 bench: ## benchmarks of intake, claim, settle and list
 	go test -run '^$$' -bench . -benchmem ./internal/...

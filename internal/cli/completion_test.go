@@ -14,7 +14,7 @@ func TestCompletionScriptsAreCurrent(t *testing.T) {
 		}
 		a, out := newOutput(formatTable)
 		if code := a.Run(t.Context(), []string{"completion", shell}); code != 0 || out.String() != string(want) {
-			t.Errorf("completions/orchestrate.%s differs from what the program prints (exit code %d); run completions/generate.sh", ext, code)
+			t.Errorf("completions/orchestrate.%s differs from what the program prints (exit code %d); run make completions", ext, code)
 		}
 	}
 }

@@ -139,17 +139,31 @@ func (s *service) keptSecret(ctx context.Context) (config.Secret, error) {
 	return secret, err
 }
 
+// portPatience is how long a port in use is tried again: a serve that was killed
+// leaves it to its last command until that has begun.
+const portPatience = 2 * time.Second
+
 // listen opens an address, so that a port in use is told before anything
 // starts.
 func listen(ctx context.Context, flag, address string) (net.Listener, error) {
-	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("listen on %s: the port is in use; stop what uses it, or choose another with --%s", address, flag)
-	case err != nil:
-		return nil, fmt.Errorf("%w; choose another address with --%s", err, flag)
+	ctx, cancel := context.WithTimeout(ctx, portPatience)
+	defer cancel()
+	tick := time.NewTicker(portPatience / 20)
+	defer tick.Stop()
+	for {
+		ln, err := (&net.ListenConfig{}).Listen(context.WithoutCancel(ctx), "tcp", address)
+		switch {
+		case err == nil:
+			return ln, nil
+		case !errors.Is(err, syscall.EADDRINUSE):
+			return nil, fmt.Errorf("%w; choose another address with --%s", err, flag)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("listen on %s: the port is in use; stop what uses it, or choose another with --%s", address, flag)
+		}
 	}
-	return ln, nil
 }
 
 // ready tells why this process should get no webhooks; nil if it should.

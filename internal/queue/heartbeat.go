@@ -126,18 +126,25 @@ func (w *worker) rescue(ctx context.Context) {
 	}
 	now, me := Clock(), w.name()
 	first := len(w.seen) == 0
-	seen, dead := map[Text]sighting{}, map[Text]int64{}
+	seen, dead, silent := map[Text]sighting{}, map[Text]int64{}, false
 	for _, other := range workers {
 		s, known := w.seen[other.ID]
 		if !known || s.beat != other.Beat {
-			s = sighting{other.Beat, now}
+			s = sighting{beat: other.Beat, at: now, moved: known}
 		}
 		seen[other.ID] = s
-		if other.ID != me && now.Sub(s.at) >= w.o.Lease {
+		switch {
+		case other.ID == me:
+		case now.Sub(s.at) >= w.o.Lease:
 			dead[other.ID] = other.Beat
+		case !s.moved && At(now).Sub(other.HeartbeatAt) > w.o.Lease:
+			silent = true
 		}
 	}
 	w.seen = seen
+	w.mu.Lock()
+	w.silent = silent
+	w.mu.Unlock()
 	if w.o.Sweep != nil && (first || len(dead) > 0) {
 		w.o.Sweep() // before the jobs can be claimed again
 	}

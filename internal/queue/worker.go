@@ -85,6 +85,7 @@ type worker struct {
 	beatAt   time.Time // start of the last committed heartbeat
 	kill     *time.Timer
 	lost     bool // the row is gone: no claims until registered anew
+	silent   bool // another worker seems dead by the clocks; the lease will tell
 	counts   struct{ claimed, completed, failed, dead, returned, stale int }
 
 	// Owned by the heartbeat goroutine.
@@ -105,8 +106,9 @@ type run struct {
 }
 
 type sighting struct {
-	beat int64
-	at   time.Time
+	beat  int64
+	at    time.Time // since when it is that
+	moved bool      // it was seen to move: that worker lives
 }
 
 // Work claims and runs jobs until ctx ends, then drains: no more claims,
@@ -238,11 +240,20 @@ func (w *worker) loop(ctx context.Context) error {
 			}
 			w.log.ErrorContext(ctx, "claim", "worker", w.name(), "error", err.Error())
 			wait = min(time.Second, w.o.PollInterval)
-		case idle && (w.o.Once || w.left <= 0):
+		case idle && (w.left <= 0 || w.o.Once && !w.awaitsRescue()):
 			return nil
 		}
 		timer.Reset(wait)
 	}
+}
+
+// awaitsRescue keeps a worker that runs once from leaving the jobs of a dead one
+// to nobody: where only such workers run, none would live for a lease to see it
+// dead. The clocks are only a hint; the beat decides.
+func (w *worker) awaitsRescue() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.silent
 }
 
 // name is the id of the present life.

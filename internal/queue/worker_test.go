@@ -416,6 +416,31 @@ func TestOnceProcessesWhatIsDueAndReturns(t *testing.T) {
 	}, route("r", fails))
 }
 
+// TestOnceRescues: where workers only ever run once, the jobs of one that died
+// are not left to nobody.
+func TestOnceRescues(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		id := receive(t, b.Queue, "d")
+		w := queue.Worker{ID: "dead", StartedAt: queue.Now()}
+		if err := b.store.Register(t.Context(), w, ""); err != nil {
+			t.Fatal(err)
+		}
+		n := queue.Now()
+		if _, err := b.store.Claim(t.Context(), queue.ClaimParams{Route: "r", Now: n, DueBy: n, Limit: 1, WorkerID: w.ID}); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Hour) // the next run of cron
+		begin := time.Now()
+		if err := b.Work(t.Context(), queue.WorkerOptions{Once: true}); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(begin); d > 25*time.Second {
+			t.Errorf("took %s, want little more than a lease", d)
+		}
+		b.wantStatus(id, queue.StatusCompleted)
+	}, route("r", succeeds))
+}
+
 func TestLimitBoundsClaims(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		for i := range 12 {

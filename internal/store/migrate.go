@@ -35,7 +35,7 @@ func SchemaVersion() (int64, error) {
 
 // create makes the file, if there is none, and brings its schema up to date.
 func create(ctx context.Context, o Options) error {
-	_, err := Migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
+	_, err := migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
 		_, err := p.Up(ctx)
 		return err
 	})
@@ -46,7 +46,7 @@ func create(ctx context.Context, o Options) error {
 // pending; it returns what it applied.
 func MigrateUp(ctx context.Context, o Options) ([]Migration, error) {
 	var applied []Migration
-	_, err := Migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
+	_, err := migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
 		results, err := p.Up(ctx)
 		applied = fromResults(results)
 		return err
@@ -61,7 +61,7 @@ func MigrateDown(ctx context.Context, o Options, to int64) ([]Migration, error) 
 		return nil, err
 	}
 	var undone []Migration
-	_, err := Migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
+	_, err := migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
 		results, err := p.DownTo(ctx, to)
 		undone = fromResults(results)
 		return err
@@ -83,7 +83,7 @@ func MigrationStatus(ctx context.Context, o Options) (steps []Migration, version
 	if err := mustExist(o.Path); err != nil {
 		return nil, 0, err
 	}
-	version, err = Migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
+	version, err = migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
 		status, err := p.Status(ctx)
 		for _, m := range status {
 			steps = append(steps, Migration{
@@ -95,9 +95,9 @@ func MigrationStatus(ctx context.Context, o Options) (steps []Migration, version
 	return steps, version, err
 }
 
-// Migrate runs fn on a database under the lock, creating the file if need be,
+// migrate runs fn on a database under the lock, creating the file if need be,
 // and returns the version it then has.
-func Migrate(ctx context.Context, o Options, fn func(context.Context, *goose.Provider) error) (version int64, err error) {
+func migrate(ctx context.Context, o Options, fn func(context.Context, *goose.Provider) error) (version int64, err error) {
 	if o.Timeout == 0 {
 		o.Timeout = 10 * time.Second
 	}
@@ -125,13 +125,12 @@ func Migrate(ctx context.Context, o Options, fn func(context.Context, *goose.Pro
 		return 0, err
 	}
 	if err := refuseNewer(ctx, db); err != nil {
-		return 0, err
+		return 0, fmt.Errorf("open %s: %w", o.Path, err)
 	}
 	if err := fn(ctx, p); err != nil {
 		return 0, fmt.Errorf("migrate %s: %w", o.Path, classify(err))
 	}
-	version, err = p.GetDBVersion(ctx)
-	return version, classify(err)
+	return dbVersion(ctx, db)
 }
 
 // lockMigrations keeps two processes from migrating at once. The kernel frees

@@ -687,3 +687,22 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// TestEmptyListIsNotAbsent: no variable at all is something else than the usual
+// ones.
+func TestEmptyListIsNotAbsent(t *testing.T) {
+	for text, want := range map[string]bool{"pass_env: []": true, "": false} {
+		path := filepath.Join(t.TempDir(), "config.yaml")
+		yaml := "routes:\n  - name: r\n    on: [push]\n    run:\n      command: [\"true\"]\n      " + text + "\n"
+		if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(Options{File: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Routes[0].Run.PassEnv != nil; got != want {
+			t.Errorf("%q: pass_env is given: %v, want %v", text, got, want)
+		}
+	}
+}

@@ -98,3 +98,13 @@ func TestPartlyDone(t *testing.T) {
 		})
 	}
 }
+
+func TestPageIsColoured(t *testing.T) {
+	f := newFixture(t, 1, "deploy")
+	f.kill()
+	f.width = 120
+	r := f.run("events", "show", "1")
+	if want := "Status      \x1b[31mdead_letter\x1b[0m\n"; !strings.Contains(r.out, want) {
+		t.Errorf("got\n%q\nwant %q in it", r.out, want)
+	}
+}

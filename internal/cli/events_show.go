@@ -188,7 +188,11 @@ func page(a *App, d *queue.Detail, allOutput bool) error {
 	var b strings.Builder
 	for _, f := range facts(a, d, now) {
 		if f[1] != "" {
-			fmt.Fprintf(&b, "%-12s%s\n", f[0], queue.Printable(f[1]))
+			value := queue.Printable(f[1])
+			if f[0] == "Status" && a.colored() {
+				value = statusColor(value)
+			}
+			fmt.Fprintf(&b, "%-12s%s\n", f[0], value)
 		}
 	}
 	if err := a.printLine("%s", strings.TrimSuffix(b.String(), "\n")); err != nil {
@@ -224,10 +228,6 @@ func facts(a *App, d *queue.Detail, now queue.Time) [][2]string {
 		}
 		return fmt.Sprintf("%d, the last %s", n, a.moment(last, now))
 	}
-	status := string(d.Status)
-	if a.colored() {
-		status = statusColor(status)
-	}
 	number := ""
 	if d.Number != 0 {
 		number = "#" + itoa(int64(d.Number))
@@ -238,7 +238,7 @@ func facts(a *App, d *queue.Detail, now queue.Time) [][2]string {
 	}
 	return [][2]string{
 		{"Event", itoa(d.ID)},
-		{"Status", status},
+		{"Status", string(d.Status)},
 		{"Error", string(d.ErrorMessage)},
 		{"Type", d.Kind()},
 		{"Repository", string(d.Repository)},

@@ -214,13 +214,30 @@ func (h *logHandler) value(v slog.Value) (safe slog.Value) {
 		}
 	}()
 	plain := h.plain(v.Any(), 0)
-	switch plain.(type) {
-	case []any, map[string]any:
-		if h.flat {
-			return slog.StringValue(compactJSON(plain))
-		}
+	if !h.flat {
+		return slog.AnyValue(plain)
+	}
+	switch plain := plain.(type) {
+	case []any:
+		return slog.StringValue(commaList(plain))
+	case map[string]any:
+		return slog.StringValue(compactJSON(plain))
 	}
 	return slog.AnyValue(plain)
+}
+
+// commaList is how a text line shows a list of words; one that holds
+// anything else is JSON.
+func commaList(list []any) string {
+	words := make([]string, len(list))
+	for i, x := range list {
+		s, isText := x.(string)
+		if !isText {
+			return compactJSON(list)
+		}
+		words[i] = s
+	}
+	return strings.Join(words, ",")
 }
 
 // plain turns any value into text, a number, a truth, or a list or map of them.

@@ -58,7 +58,7 @@ func (w *worker) heartbeat() error {
 		w.q.Wake()
 	}
 	w.rescue(ctx)
-	return nil
+	return w.q.store.CheckSchema(ctx) // a newer program may have migrated the database
 }
 
 // surrender follows the loss of the lease: others may run our jobs already, so

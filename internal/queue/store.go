@@ -32,8 +32,7 @@ type Store interface {
 	// if named, goes with it, and its jobs are pending again.
 	Register(ctx context.Context, w Worker, earlier Text) error
 	// Heartbeat raises the worker's beat and returns the jobs that the store
-	// holds as claimed by it. ErrLeaseLost when its row is gone; ErrSchema when a
-	// newer program has migrated the database.
+	// holds as claimed by it. ErrLeaseLost when its row is gone.
 	Heartbeat(ctx context.Context, workerID Text, now Time) ([]Job, error)
 	// Unregister removes a worker that has nothing left running.
 	Unregister(ctx context.Context, workerID Text) error

@@ -147,16 +147,16 @@ func (q *Queue) Work(ctx context.Context, o WorkerOptions) error {
 	helpers.Go(func() { w.watch() })
 
 	err := w.loop(ctx)
-	if err != nil {
+	if errors.Is(err, ErrBroken) {
 		stopHandling(ErrStopped) // no result could be kept
 	}
 	w.drain(stopHandling)
 	stopBackground()
 	helpers.Wait()
-	if err == nil {
-		err = w.unregister(ctx)
+	if errors.Is(err, ErrBroken) {
+		return err
 	}
-	return err
+	return errors.Join(err, w.unregister(ctx))
 }
 
 // newID names a worker so that an operator who meets it in the history of an

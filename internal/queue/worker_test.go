@@ -619,24 +619,30 @@ func TestSuspectsRunOneAtATime(t *testing.T) {
 	}))
 }
 
-func TestNewerSchemaStopsTheWorker(t *testing.T) {
+// TestNewerSchemaDrains: what runs may end, then the worker goes.
+func TestNewerSchemaDrains(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
+		id := receive(t, b.Queue, "d")
 		done := make(chan error, 1)
-		go func() {
-			done <- newQueue(t, newer{b.store}, route("r", succeeds)).Work(t.Context(), queue.WorkerOptions{})
-		}()
+		q := newQueue(t, newer{b.store}, route("r", func(context.Context, *queue.Task) (queue.Result, error) {
+			<-time.After(20 * time.Second)
+			return queue.Result{}, nil
+		}))
+		go func() { done <- q.Work(t.Context(), queue.WorkerOptions{}) }()
 		if err := <-done; !errors.Is(err, queue.ErrSchema) {
 			t.Errorf("got %v, want ErrSchema", err)
 		}
-	})
+		b.wantStatus(id, queue.StatusCompleted)
+		if st, err := b.Stats(t.Context()); err != nil || len(st.Workers) != 0 {
+			t.Errorf("workers left: %+v, %v", st.Workers, err)
+		}
+	}, route("r", succeeds))
 }
 
 // newer is a store that another program has migrated.
 type newer struct{ queue.Store }
 
-func (newer) Heartbeat(context.Context, queue.Text, queue.Time) ([]queue.Job, error) {
-	return nil, queue.ErrSchema
-}
+func (newer) CheckSchema(context.Context) error { return queue.ErrSchema }
 
 // matcher is a route's rule as a function.
 type matcher func(*queue.Event, *queue.Payload) (bool, error)

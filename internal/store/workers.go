@@ -56,9 +56,6 @@ func (s *SQLite) Heartbeat(ctx context.Context, workerID queue.Text, now queue.T
 		if n == 0 {
 			return nil, fmt.Errorf("worker %s: %w", workerID, queue.ErrLeaseLost)
 		}
-		if err := refuseNewer(ctx, q); err != nil {
-			return nil, err
-		}
 		return all(ctx, q, heldQuery, args{workerID}, scanJob)
 	})
 }

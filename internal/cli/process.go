@@ -103,7 +103,8 @@ func (w *wired) workerOptions() queue.WorkerOptions {
 	c := w.config
 	return queue.WorkerOptions{
 		Concurrency: c.Processor.Concurrency, BatchSize: c.Processor.BatchSize, PollInterval: c.Processor.PollInterval,
-		DrainTimeout: c.DrainTimeout, Host: host, PID: os.Getpid(), Version: w.version,
+		DrainTimeout: max(c.DrainTimeout, 1), // 0 would be the default
+		Host:         host, PID: os.Getpid(), Version: w.version,
 		Sweep: func() {
 			if err := handler.Sweep(w.attemptsPath()); err != nil {
 				w.log.Warn("remove what dead workers left", "error", err.Error())

@@ -89,7 +89,7 @@ func (a *App) wire() (*wired, error) {
 	for _, r := range c.Routes {
 		compiled, m, err := w.compile(r)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %s: route %q: %w", config.ErrInvalid, c.File, r.Name, err)
+			return nil, fmt.Errorf("%w: %s:%d: route %q: %w", config.ErrInvalid, c.File, r.Line, r.Name, err)
 		}
 		w.queue.Routes = append(w.queue.Routes, compiled)
 		w.matchers = append(w.matchers, m)
@@ -105,7 +105,7 @@ func (w *wired) compile(r config.Route) (queue.Route, *route.Matcher, error) {
 	}
 	h, err := handler.NewRun(handler.Run{
 		Command: r.Run.Command, Dir: r.Run.Dir, Env: r.Run.Env, PassEnv: r.Run.PassEnv,
-		Secrets: secretVariables(w.config), Timeout: r.Run.Timeout, Grace: r.Run.Grace,
+		Secrets: secretVariables(w.config), Timeout: r.Run.Timeout, Grace: max(r.Run.Grace, 1), // 0 would be the default
 	}, w.attemptsPath(), w.log)
 	if err != nil {
 		return queue.Route{}, nil, fmt.Errorf("run: %w", err)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"sync/atomic"
 
 	"orchestrate/internal/queue"
@@ -51,7 +52,7 @@ func (s *Server) deliver(w http.ResponseWriter, r *http.Request) (queue.Receipt,
 		return queue.Receipt{}, err
 	}
 	if !src.Insecure {
-		if err := webhook.Verify(r.Header.Get(webhook.HeaderSignature), body, src.Secrets); err != nil {
+		if err := webhook.Verify(strings.Join(r.Header.Values(webhook.HeaderSignature), ", "), body, src.Secrets); err != nil {
 			return queue.Receipt{}, err
 		}
 	}

@@ -336,6 +336,19 @@ func TestIntakeRefuses(t *testing.T) {
 	}
 }
 
+// TestTwoSignatures: which of them counts would be a guess.
+func TestTwoSignatures(t *testing.T) {
+	var kept stored
+	addr := listen(t, newServer(t, &kept, io.Discard, Limits{}).ServeIntake)
+	r := delivery(t, addr, "{}")
+	r.Header.Add(webhook.HeaderSignature, "sha256="+strings.Repeat("0", 64))
+	resp, body := do(t, client(t), r)
+	wantError(t, resp, body, 401)
+	if kept.count() != 0 {
+		t.Error("it reached the receiver")
+	}
+}
+
 func TestForgedRequestBurnsNoDeliveryID(t *testing.T) {
 	var kept stored
 	addr := listen(t, newServer(t, &kept, io.Discard, Limits{}).ServeIntake)

@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"orchestrate/internal/config"
+)
+
+const docs = "../../docs/"
+
+func readDoc(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(docs + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// wantWords holds a page to words that it must have.
+func wantWords(t *testing.T, page string, words ...string) {
+	t.Helper()
+	text := readDoc(t, page)
+	for _, w := range words {
+		if !strings.Contains(text, w) {
+			t.Errorf("docs/%s does not have %q", page, w)
+		}
+	}
+}
+
+func TestDocsHaveEveryCommandAndFlag(t *testing.T) {
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Hidden || !c.IsAvailableCommand() && c.HasParent() {
+			return
+		}
+		if c.HasParent() {
+			wantWords(t, "reference/cli.md", strings.TrimPrefix(c.CommandPath(), "orchestrate "))
+		}
+		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if f.Name != "help" {
+				wantWords(t, "reference/cli.md", "--"+f.Name)
+			}
+		})
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newRootCmd(&App{Out: bufio.NewWriter(io.Discard), Err: io.Discard, Getenv: os.Getenv}))
+}
+
+func TestDocsHaveEveryExitCode(t *testing.T) {
+	for _, e := range exits() {
+		wantWords(t, "reference/cli.md", "| "+itoa(int64(e.code))+" |")
+	}
+}
+
+func TestDocsHaveEveryKey(t *testing.T) {
+	for _, k := range config.Keys() {
+		words := []string{"`" + k.Name + "`", "`" + k.Env() + "`"}
+		if k.Default != "" {
+			words = append(words, "`"+k.Default+"`")
+		}
+		wantWords(t, "reference/configuration.md", words...)
+		leaf := k.Name[strings.LastIndexByte(k.Name, '.')+1:]
+		wantWords(t, "examples/config.yaml", leaf+":")
+	}
+}
+
+// TestDocsHaveEveryColumn reads the names out of the schema.
+func TestDocsHaveEveryColumn(t *testing.T) {
+	schema, err := os.ReadFile("../../migrations/sqlite/00001_events.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	columns := regexp.MustCompile(`(?m)^    ([a-z_0-9]+) +(?:INTEGER|TEXT|BLOB)`).FindAllSubmatch(schema, -1)
+	if len(columns) < 60 {
+		t.Fatalf("%d columns were found in the schema", len(columns))
+	}
+	for _, c := range columns {
+		wantWords(t, "reference/schema.md", "`"+string(c[1])+"`")
+	}
+}
+
+func TestExamplesAreValid(t *testing.T) {
+	files, err := filepath.Glob(docs + "examples/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d examples, %v", len(files), err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "config.yaml") // the checkout may be writable by others
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var stderr bytes.Buffer
+		a := &App{In: strings.NewReader(""), Out: bufio.NewWriter(io.Discard), Err: &stderr, Getenv: os.Getenv}
+		if code := a.Run(t.Context(), []string{"config", "validate", "--config", path}); code != 0 {
+			t.Errorf("%s: exit code %d: %s", file, code, stderr.String())
+		}
+	}
+}
+
+// TestDocsLinksLead somewhere.
+func TestDocsLinksLead(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
+	pages := []string{"../README.md"}
+	err := filepath.WalkDir(docs, func(path string, _ os.DirEntry, err error) error {
+		if filepath.Ext(path) == ".md" {
+			pages = append(pages, strings.TrimPrefix(path, docs))
+		}
+		return err
+	})
+	if err != nil || len(pages) < 10 {
+		t.Fatalf("%d pages, %v", len(pages), err)
+	}
+	for _, page := range pages {
+		for _, m := range link.FindAllStringSubmatch(readDoc(t, page), -1) {
+			if _, err := os.Stat(filepath.Join(docs, filepath.Dir(page), m[1])); err != nil {
+				t.Errorf("%s: the link to %s leads nowhere", page, m[1])
+			}
+		}
+	}
+}

@@ -53,7 +53,7 @@ it is still known as a duplicate; a later cleanup forgets it.`,
 }
 
 // maxBatch keeps the transactions of a cleanup short: senders wait for them.
-const maxBatch = 10_000
+const maxBatch = 1000
 
 func runCleanup(ctx context.Context, a *App, o *cleanupOptions) error {
 	q, err := a.queue(ctx)

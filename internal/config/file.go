@@ -242,7 +242,10 @@ func (r *reader) list(n *yaml.Node, path string, each func(n *yaml.Node, path st
 }
 
 func (r *reader) strings(n *yaml.Node, path string, check func(string) error) []string {
-	all := []string{} // an empty list is not an absent one
+	var all []string
+	if n.Kind == yaml.SequenceNode {
+		all = []string{} // an empty list is not an absent one
+	}
 	r.list(n, path, func(n *yaml.Node, path string) {
 		r.value(n, path, func(s string) error {
 			all = append(all, s)

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 )
 
@@ -30,11 +31,7 @@ func (w *worker) heartbeats() {
 func (w *worker) heartbeat() error {
 	at := Clock()
 	w.mu.Lock()
-	id, asked, quiet := w.id, w.claims, w.claiming == 0
-	running := map[JobKey]Claim{}
-	for k, r := range w.runs {
-		running[k] = r.claim
-	}
+	id, running := w.id, maps.Clone(w.runs)
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(w.background, w.o.Lease)
 	defer cancel()
@@ -48,14 +45,10 @@ func (w *worker) heartbeat() error {
 	w.mu.Lock()
 	w.leased(at)
 	w.stopVanished(held, running)
-	giveBack := w.findUnknown(held, quiet && w.claims == asked && w.claiming == 0)
+	lost := w.findUnknown(held)
 	w.mu.Unlock()
-	for _, j := range giveBack {
-		w.log.Warn("given back: the claim's result was lost", "event_id", j.EventID, "route", j.Route, "attempt", j.Seq)
-		if err := w.q.store.Settle(ctx, j.Claim, GiveBack(j, "the claim's result was lost", Now())); err != nil && !errors.Is(err, ErrStale) {
-			return err
-		}
-		w.q.Wake()
+	if err := w.giveBack(ctx, lost, "the claim's result was lost"); err != nil {
+		return err
 	}
 	w.rescue(ctx)
 	return w.q.store.CheckSchema(ctx) // a newer program may have migrated the database
@@ -77,41 +70,39 @@ func (w *worker) surrender(ctx context.Context) error {
 
 // stopVanished ends the handlers of claims that ran when the heartbeat was sent
 // and that the store does not hold. The caller holds mu.
-func (w *worker) stopVanished(held []Job, running map[JobKey]Claim) {
+func (w *worker) stopVanished(held []Job, running map[Claim]*run) {
 	for _, j := range held {
-		if running[j.JobKey] == j.Claim {
-			delete(running, j.JobKey)
-		}
+		delete(running, j.Claim)
 	}
-	for k, c := range running {
-		if r := w.runs[k]; r != nil && r.claim == c && !r.settling {
+	for _, r := range running {
+		if !r.settling {
 			r.cancel(errVanished)
 		}
 	}
 }
 
-// findUnknown returns the jobs that the store holds for this worker, but that
-// did not run here at two heartbeats running, with no claim unanswered: a
-// commit whose result was lost. The caller holds mu.
-func (w *worker) findUnknown(held []Job, quiet bool) []Job {
+// findUnknown returns the jobs that the store held for this worker at two
+// heartbeats running, but that do not run here, although every claim that could
+// have brought them has been answered: a commit whose result was lost. Claims
+// follow one another, so one that was asked for later answers for those before.
+// The caller holds mu.
+func (w *worker) findUnknown(held []Job) []Job {
 	before := w.unknown
-	w.unknown = nil
-	if !quiet {
-		return nil
-	}
+	w.unknown = map[Claim]int{}
 	var lost []Job
 	for _, j := range held {
-		if r := w.runs[j.JobKey]; r != nil && r.claim == j.Claim {
+		if w.runs[j.Claim] != nil {
 			continue
 		}
-		if before[j.Claim] {
+		asked, known := before[j.Claim]
+		if known && (w.claiming == 0 || w.claims > asked) {
 			lost = append(lost, j)
 			continue
 		}
-		if w.unknown == nil {
-			w.unknown = map[Claim]bool{}
+		if !known {
+			asked = w.claims
 		}
-		w.unknown[j.Claim] = true
+		w.unknown[j.Claim] = asked
 	}
 	return lost
 }
@@ -125,12 +116,19 @@ func (w *worker) rescue(ctx context.Context) {
 		return
 	}
 	now, me := Clock(), w.name()
-	first := len(w.seen) == 0
+	first := w.looked.IsZero()
+	// Whoever could not look for long can't tell who was silent meanwhile: the
+	// disk may have kept all of them from their beat.
+	blind := !first && now.Sub(w.looked) > 2*w.o.Beat
+	w.looked = now
 	seen, dead, silent := map[Text]sighting{}, map[Text]int64{}, false
 	for _, other := range workers {
 		s, known := w.seen[other.ID]
 		if !known || s.beat != other.Beat {
 			s = sighting{beat: other.Beat, at: now, moved: known}
+		}
+		if blind {
+			s.at = now
 		}
 		seen[other.ID] = s
 		switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -176,7 +177,7 @@ func (q *Queue) Each(ctx context.Context, f Filter, limit int, fn func(*Event) e
 }
 
 // Stats counts the jobs by route and state and lists the workers.
-func (q *Queue) Stats(ctx context.Context) (Stats, error) { return q.store.Stats(ctx, true) }
+func (q *Queue) Stats(ctx context.Context) (Stats, error) { return q.store.Stats(ctx) }
 
 // ExplainMatch tells for each configured route whether it wants the event.
 func (q *Queue) ExplainMatch(e *Event, p *Payload) []Verdict {
@@ -204,15 +205,15 @@ type Verdict struct {
 // WarnUnknownRoutes logs, with counts, the routes that hold unfinished jobs but
 // that the configuration does not have: nobody will run those.
 func (q *Queue) WarnUnknownRoutes(ctx context.Context) error {
-	stats, err := q.store.Stats(ctx, false)
+	waiting, err := q.store.Waiting(ctx)
 	if err != nil {
 		return fmt.Errorf("count jobs of unknown routes: %w", err)
 	}
 	known := q.cfg.RouteNames()
-	for _, r := range stats.Routes {
-		if n := r.Pending + r.Failed; n > 0 && !slices.Contains(known, r.Route) {
-			q.log.WarnContext(ctx, "jobs wait for a route that the configuration does not have", "route", r.Route, "jobs", n,
-				"next", "add the route, or end them with: orchestrate events cancel --route "+r.Route)
+	for _, route := range slices.Sorted(maps.Keys(waiting)) {
+		if !slices.Contains(known, route) {
+			q.log.WarnContext(ctx, "jobs wait for a route that the configuration does not have", "route", route, "jobs", waiting[route],
+				"next", "add the route, or end them with: orchestrate events cancel --route "+route)
 		}
 	}
 	return nil

@@ -25,7 +25,8 @@ type Store interface {
 	// Settle ends a claim: job, attempt and counters together. ErrStale, and no
 	// change, when the claim is not the job's present one.
 	Settle(ctx context.Context, c Claim, s Settlement) error
-	// Load returns an event with its payload. ErrNotFound when either is gone.
+	// Load returns an event, without its routes, and its payload. ErrNotFound
+	// when either is gone.
 	Load(ctx context.Context, eventID int64) (*Event, *Payload, error)
 
 	// Register adds a worker. The row of an earlier life of the same process,
@@ -34,8 +35,9 @@ type Store interface {
 	// Heartbeat raises the worker's beat and returns the jobs that the store
 	// holds as claimed by it. ErrLeaseLost when its row is gone.
 	Heartbeat(ctx context.Context, workerID Text, now Time) ([]Job, error)
-	// Unregister removes a worker that has nothing left running.
-	Unregister(ctx context.Context, workerID Text) error
+	// Unregister removes a worker that has nothing left running; what the store
+	// still holds for it, a claim whose result was lost, is pending again.
+	Unregister(ctx context.Context, workerID Text, now Time) error
 	// Workers lists the live workers and those not yet found dead, by id.
 	Workers(ctx context.Context) ([]Worker, error)
 	// Rescue removes those workers whose beat is still the one given, and
@@ -69,10 +71,11 @@ type Store interface {
 	Size(ctx context.Context) (int64, error)
 	Shrink(ctx context.Context) error
 
-	// Stats counts the open jobs and the dead ones, from indexes. With all set
-	// it counts the completed jobs and the events, too, for which it reads every
-	// row.
-	Stats(ctx context.Context, all bool) (Stats, error)
+	// Waiting counts the claimable jobs by route, due or not, from an index.
+	Waiting(ctx context.Context) (map[string]int64, error)
+	// Stats counts jobs by route and state. The open and the dead ones come from
+	// indexes; for the completed ones and the events it reads every row.
+	Stats(ctx context.Context) (Stats, error)
 	// Watch calls changed whenever another process may have written, until ctx
 	// ends. It is a hint; polling stays the truth.
 	Watch(ctx context.Context, changed func()) error
@@ -177,6 +180,7 @@ type Cleaned struct {
 	Deleted  int   // rows of events that were visible
 	Purged   int   // payload and jobs gone, row kept
 	Forgot   int   // rows of events that had been purged before
+	Missed   int   // chosen, but moved by somebody else in between
 	KeptDead int   // old enough, but dead letters
 	KeptOpen int   // old enough, but not finished
 	Last     int64 // the last id looked at

@@ -292,5 +292,6 @@ func (r *CleanupResult) add(c Cleaned) {
 	r.Dead += c.KeptDead
 	r.Open += c.KeptOpen
 	r.Changed = r.Deleted + r.Purged + r.Forgot
-	r.Matched = r.Changed
+	r.Failed += c.Missed
+	r.Matched = r.Changed + r.Failed
 }

@@ -79,8 +79,8 @@ type worker struct {
 
 	mu       sync.Mutex
 	id       Text
-	runs     map[JobKey]*run
-	claiming int       // claims unanswered
+	runs     map[Claim]*run
+	claiming int       // claims unanswered: 0 or 1
 	claims   int       // claims asked for, ever
 	beatAt   time.Time // start of the last committed heartbeat
 	kill     *time.Timer
@@ -89,8 +89,9 @@ type worker struct {
 	counts   struct{ claimed, completed, failed, dead, returned, stale int }
 
 	// Owned by the heartbeat goroutine.
-	unknown map[Claim]bool // held by the store at the last heartbeat, but not running here
+	unknown map[Claim]int // held by the store at the last heartbeat, but not running here; by claims then
 	seen    map[Text]sighting
+	looked  time.Time // at the other workers, last
 
 	// Owned by the claim loop.
 	turn    int // which route is asked first
@@ -99,10 +100,10 @@ type worker struct {
 }
 
 type run struct {
-	claim    Claim
 	suspect  bool
 	settling bool
 	cancel   context.CancelCauseFunc
+	ended    chan struct{}
 }
 
 type sighting struct {
@@ -117,7 +118,7 @@ type sighting struct {
 // can't go on, and an error when it couldn't begin.
 func (q *Queue) Work(ctx context.Context, o WorkerOptions) error {
 	w := &worker{
-		q: q, o: o.withDefaults(), log: q.log, runs: map[JobKey]*run{}, freed: make(chan struct{}, 1),
+		q: q, o: o.withDefaults(), log: q.log, runs: map[Claim]*run{}, freed: make(chan struct{}, 1),
 		seen: map[Text]sighting{}, horizon: Now(),
 	}
 	if w.left = o.Limit; o.Limit <= 0 {
@@ -181,9 +182,9 @@ func (w *worker) register(ctx context.Context) error {
 		return err
 	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.id, w.lost = id, false
 	w.leased(at)
+	w.mu.Unlock()
 	w.log.InfoContext(ctx, "worker registered", "worker", id, "routes", names, "slots", w.o.Concurrency)
 	return nil
 }
@@ -205,14 +206,17 @@ func (w *worker) holdsLease() bool {
 	return !w.lost && Clock().Sub(w.beatAt) < w.o.Lease-leaseMargin
 }
 
+// killAll ends every handler. Nothing is logged under mu: a log that blocks must
+// not keep heartbeats and kills from their time.
 func (w *worker) killAll(cause error) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.runs) > 0 {
-		w.log.Error("stopping handlers", "worker", w.id, "running", len(w.runs), "cause", cause.Error())
-	}
+	id, n := w.id, len(w.runs)
 	for _, r := range w.runs {
 		r.cancel(cause)
+	}
+	w.mu.Unlock()
+	if n > 0 {
+		w.log.Error("handlers stopped", "worker", id, "running", n, "cause", cause.Error())
 	}
 }
 
@@ -281,8 +285,9 @@ func (w *worker) claimAll(ctx context.Context) (wait time.Duration, idle bool, e
 	}
 	for {
 		wait = w.o.PollInterval
-		if w.free() == 0 || w.left <= 0 || !w.mayClaim() {
-			return wait, w.running() == 0, nil
+		running, leased := w.state()
+		if running >= w.o.Concurrency || w.left <= 0 || !leased {
+			return wait, running == 0 && (leased || w.left <= 0), nil
 		}
 		due, err := w.q.store.Due(ctx, names)
 		if err != nil {
@@ -306,7 +311,7 @@ func (w *worker) claimAll(ctx context.Context) (wait time.Duration, idle bool, e
 		}
 		w.turn++
 		if claimed == 0 {
-			return wait, w.running() == 0, nil
+			return wait, running == 0, nil
 		}
 	}
 }
@@ -315,12 +320,17 @@ func (w *worker) claimAll(ctx context.Context) (wait time.Duration, idle bool, e
 // that no free slot waits for now; a job that finds no slot needs no timer, as
 // a freed slot wakes the loop.
 func (w *worker) claimRoute(ctx context.Context, r *Route, d Due, now Time) (n int, next Time, err error) {
-	room, suspects := w.room(r)
-	for _, kind := range []struct {
+	type kind struct {
 		due      Time
 		room     int
 		suspects bool
-	}{{d.Due, room, false}, {d.Suspect, min(room, 1-suspects), true}} {
+	}
+	room, suspects := w.room(r)
+	kinds := []kind{{d.Due, room, false}, {d.Suspect, min(room, 1-suspects), true}}
+	if d.Suspect < d.Due {
+		slices.Reverse(kinds) // what has waited longest is first
+	}
+	for _, kind := range kinds {
 		if kind.due == 0 {
 			continue
 		}
@@ -350,18 +360,10 @@ func (w *worker) dueBy(now Time) Time {
 	return now
 }
 
-func (w *worker) running() int {
+func (w *worker) state() (running int, leased bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.runs)
-}
-
-func (w *worker) free() int { return w.o.Concurrency - w.running() }
-
-func (w *worker) mayClaim() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.holdsLease()
+	return len(w.runs), w.holdsLease()
 }
 
 // room is how many jobs of a route can be claimed now: nothing is claimed that
@@ -371,8 +373,8 @@ func (w *worker) room(r *Route) (room, suspects int) {
 	defer w.mu.Unlock()
 	room = min(w.o.Concurrency-len(w.runs), w.o.BatchSize)
 	mine := 0
-	for key, run := range w.runs {
-		if key.Route == r.Name {
+	for claim, run := range w.runs {
+		if claim.Route == r.Name {
 			mine++
 		}
 		if run.suspect {
@@ -386,45 +388,72 @@ func (w *worker) room(r *Route) (room, suspects int) {
 }
 
 // claim asks for jobs and starts them. A handler starts only after the claim's
-// commit has returned, and only under a lease.
+// commit has returned, under a lease, and not after a stop. A claim that is
+// under way is not broken off by a stop: its commit may have happened.
 func (w *worker) claim(ctx context.Context, r *Route, p ClaimParams) (int, error) {
 	w.mu.Lock()
 	p.WorkerID = w.id
 	w.claiming++
 	w.claims++
 	w.mu.Unlock()
-	jobs, err := w.q.store.Claim(ctx, p)
+	claiming, cancel := context.WithTimeout(w.background, w.o.Lease)
+	defer cancel()
+	jobs, err := w.q.store.Claim(claiming, p)
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.claiming--
-	if err != nil {
-		return 0, err
-	}
 	w.left -= len(jobs)
 	w.counts.claimed += len(jobs)
-	if p.WorkerID != w.id || !w.holdsLease() {
-		// Left alone: the next heartbeats, or whoever rescues them, give them back.
-		return 0, nil
-	}
+	start := p.WorkerID == w.id && w.holdsLease() && ctx.Err() == nil
 	for _, j := range jobs {
-		w.start(j, r)
+		if start {
+			w.start(j, r)
+		}
 	}
-	return len(jobs), nil
+	w.mu.Unlock()
+	if start || err != nil {
+		return len(jobs), err
+	}
+	return 0, w.giveBack(claiming, jobs, "claimed too late")
 }
 
-// start begins an attempt. The caller holds mu.
+// giveBack returns claims that nothing runs.
+func (w *worker) giveBack(ctx context.Context, jobs []Job, why string) error {
+	for _, j := range jobs {
+		w.log.WarnContext(ctx, "given back", "reason", why, "event_id", j.EventID, "route", j.Route, "attempt", j.Seq)
+		if err := w.q.store.Settle(ctx, j.Claim, GiveBack(j, why, Now())); err != nil && !errors.Is(err, ErrStale) {
+			return err
+		}
+		w.q.Wake()
+	}
+	return nil
+}
+
+// start begins an attempt. A handler of an older claim of the same job may
+// still run, if that was cancelled and requeued: it is ended first. The caller
+// holds mu.
 func (w *worker) start(j Job, r *Route) {
 	ctx, cancel := context.WithCancelCause(w.handling)
-	w.runs[j.JobKey] = &run{claim: j.Claim, suspect: j.CrashCount > 0, cancel: cancel}
+	var older []*run
+	for claim, run := range w.runs {
+		if claim.JobKey == j.JobKey {
+			run.cancel(errVanished)
+			older = append(older, run)
+		}
+	}
+	this := &run{suspect: j.CrashCount > 0, cancel: cancel, ended: make(chan struct{})}
+	w.runs[j.Claim] = this
 	w.wg.Go(func() {
 		defer cancel(nil)
+		for _, run := range older {
+			<-run.ended
+		}
 		w.attempt(ctx, j, r)
+		w.release(j.Claim, this)
 	})
 }
 
 // attempt runs one job to its settlement.
 func (w *worker) attempt(ctx context.Context, j Job, r *Route) {
-	defer w.free1(j.JobKey)
 	log := w.log.With("event_id", j.EventID, "route", j.Route, "attempt", j.Seq)
 	res, err := w.perform(ctx, j, r, &log)
 	if errors.Is(err, errVanished) {
@@ -432,11 +461,7 @@ func (w *worker) attempt(ctx context.Context, j Job, r *Route) {
 		log.WarnContext(ctx, "cancelled: the claim is gone, its handler was stopped")
 		return
 	}
-	w.mu.Lock()
-	if run := w.runs[j.JobKey]; run != nil {
-		run.settling = true
-	}
-	w.mu.Unlock()
+	w.count(func() { w.runs[j.Claim].settling = true })
 	s := decide(j, r.Retry, err, Now(), mathrand.Float64()) //nolint:gosec // jitter, not a secret
 	s.Result, s.Version, s.ConfigHash = res, w.o.Version, w.q.cfg.Hash
 	w.settle(log, j, s)
@@ -446,8 +471,8 @@ func (w *worker) attempt(ctx context.Context, j Job, r *Route) {
 // event to the logger.
 func (w *worker) perform(ctx context.Context, j Job, r *Route, log **slog.Logger) (Result, error) {
 	e, p, err := w.q.store.Load(ctx, j.EventID)
-	if err != nil {
-		return Result{}, interrupted(ctx, fmt.Errorf("load: %w", err))
+	if err != nil { // no fault of the event's
+		return Result{}, interrupted(ctx, &UnavailableError{Err: fmt.Errorf("load: %w", err)})
 	}
 	*log = (*log).With("delivery_id", e.DeliveryID, "event", e.Kind(), "repository", e.Repository)
 	(*log).InfoContext(ctx, "claimed", "waited_ms", int64(Now()-max(j.DueAt, e.ReceivedAt)))
@@ -475,10 +500,11 @@ func interrupted(ctx context.Context, err error) error {
 	return err
 }
 
-// settle tries until the result is on disk or the lease has ended.
+// settle tries until the result is on disk or the lease has ended; once in any
+// case, since the fence tells whether the claim is still ours.
 func (w *worker) settle(log *slog.Logger, j Job, s Settlement) {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		ctx, cancel := context.WithTimeout(w.background, w.leaseLeft())
+		ctx, cancel := context.WithTimeout(w.background, max(w.leaseLeft(), leaseMargin))
 		err := w.q.store.Settle(ctx, j.Claim, s)
 		cancel()
 		switch {
@@ -494,6 +520,11 @@ func (w *worker) settle(log *slog.Logger, j Job, s Settlement) {
 			return
 		}
 		log.Warn("settle, trying again", "error", err.Error())
+		if !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrBusy) && s.Ending != EndDeadLetter {
+			// The store will never take it: keep at least the fact.
+			s.Status, s.Ending, s.Result = StatusDeadLetter, EndDeadLetter, Result{}
+			s.ErrorMessage = Clean("the result could not be stored: " + err.Error())
+		}
 		sleep(w.background, wait)
 	}
 }
@@ -513,35 +544,33 @@ func (w *worker) settled(log *slog.Logger, j Job, s Settlement) {
 	if s.ErrorMessage != "" {
 		log = log.With("error", string(s.ErrorMessage))
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	switch s.Status {
 	case StatusCompleted:
-		w.counts.completed++
+		w.count(func() { w.counts.completed++ })
 		log.Info("attempt ended")
 	case StatusFailed:
-		w.counts.failed++
+		w.count(func() { w.counts.failed++ })
 		log.Warn("attempt ended; retry due", "due_at", s.DueAt, "retries", fmt.Sprintf("%d/%d", s.RetryCount, j.MaxRetries))
 	case StatusDeadLetter:
-		w.counts.dead++
+		w.count(func() { w.counts.dead++ })
 		log.Error("attempt ended; dead-lettered", "next", fmt.Sprintf("orchestrate events show %d", j.EventID))
 	case StatusPending, StatusProcessing:
-		w.counts.returned++
+		w.count(func() { w.counts.returned++ })
 		log.Info("attempt ended; given back")
 	}
 }
 
-func (w *worker) count(add func()) {
+// count changes what mu guards.
+func (w *worker) count(change func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	add()
+	change()
 }
 
-// free1 frees the slot of a job.
-func (w *worker) free1(k JobKey) {
-	w.mu.Lock()
-	delete(w.runs, k)
-	w.mu.Unlock()
+// release frees the slot of an attempt.
+func (w *worker) release(c Claim, r *run) {
+	w.count(func() { delete(w.runs, c) })
+	close(r.ended)
 	select {
 	case w.freed <- struct{}{}:
 	default:
@@ -550,7 +579,7 @@ func (w *worker) free1(k JobKey) {
 
 // drain lets running handlers end in time, then stops them.
 func (w *worker) drain(stopHandling context.CancelCauseFunc) {
-	if n := w.running(); n > 0 {
+	if n, _ := w.state(); n > 0 {
 		w.log.Info("draining", "worker", w.name(), "running", n, "timeout", w.o.DrainTimeout.String())
 	}
 	timeout := time.AfterFunc(w.o.DrainTimeout, func() { stopHandling(ErrStopped) })
@@ -565,7 +594,7 @@ func (w *worker) unregister(ctx context.Context) error {
 	c := w.counts
 	w.log.InfoContext(ctx, "stopped", "worker", w.id, "claimed", c.claimed, "completed", c.completed, "failed", c.failed,
 		"dead_lettered", c.dead, "given_back", c.returned, "stale", c.stale)
-	if err := w.q.store.Unregister(ctx, w.id); err != nil {
+	if err := w.q.store.Unregister(ctx, w.id, Now()); err != nil {
 		return fmt.Errorf("unregister worker %s: %w", w.id, err)
 	}
 	return nil

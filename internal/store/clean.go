@@ -3,28 +3,18 @@ package store
 import (
 	"context"
 	"database/sql"
-	"maps"
-	"slices"
 	"time"
 
 	"orchestrate/internal/queue"
 )
-
-func routeStats(byRoute map[string]*queue.RouteStats) []queue.RouteStats {
-	out := []queue.RouteStats{}
-	for _, route := range slices.Sorted(maps.Keys(byRoute)) {
-		out = append(out, *byRoute[route])
-	}
-	return out
-}
 
 const (
 	// cleanScan is how many rows a cleanup looks at in one read: a few
 	// milliseconds, as long readers stop checkpoints.
 	cleanScan = 1000
 	// clockSlack: ids and times of receipt grow together, but for clocks that
-	// were set back. A whole read without a row older than the age asked for plus
-	// this ends the walk.
+	// were wrong. A whole read without a row older than the age asked for plus
+	// this, or from the future, ends the walk.
 	clockSlack = 24 * time.Hour
 )
 
@@ -48,20 +38,22 @@ func (s *SQLite) Clean(ctx context.Context, p queue.CleanParams) (queue.Cleaned,
 	if err != nil {
 		return queue.Cleaned{}, classify(err)
 	}
-	out, forget, purge := chooseOld(rows, p)
+	now := queue.Now()
+	out, forget, purge := chooseOld(rows, p, now)
 	if p.DryRun || len(forget)+len(purge) == 0 {
 		return out, nil
 	}
 	done, err := write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) (queue.Cleaned, error) {
-		return clean(ctx, q, p, forget, purge, queue.Now())
+		return clean(ctx, q, p, forget, purge, now)
 	})
+	out.Missed = out.Deleted + out.Purged + out.Forgot - done.Deleted - done.Purged - done.Forgot
 	out.Deleted, out.Purged, out.Forgot = done.Deleted, done.Purged, done.Forgot
 	return out, err
 }
 
 // chooseOld sorts rows into those to forget, those to purge and those to keep,
 // until the chunk is full.
-func chooseOld(rows []candidate, p queue.CleanParams) (out queue.Cleaned, forget, purge []int64) {
+func chooseOld(rows []candidate, p queue.CleanParams, now queue.Time) (out queue.Cleaned, forget, purge []int64) {
 	out = queue.Cleaned{Last: p.After, Done: len(rows) < cleanScan}
 	young := 0
 	for i, c := range rows {
@@ -72,7 +64,7 @@ func chooseOld(rows []candidate, p queue.CleanParams) (out queue.Cleaned, forget
 		out.Last = c.id
 		switch {
 		case c.receivedAt >= p.Before:
-			if c.receivedAt >= p.Before.Add(clockSlack) {
+			if c.receivedAt >= p.Before.Add(clockSlack) && c.receivedAt <= now {
 				young++
 			}
 		case c.purged && c.receivedAt < p.Forget:

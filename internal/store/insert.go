@@ -124,7 +124,7 @@ func redeliver(ctx context.Context, q querier, in queue.Insertion, p *present, r
 	if !in.RequeueDead || p.dead == 0 || p.purgedAt != 0 {
 		return r, nil
 	}
-	if p.requeuedAt != 0 && now.Sub(p.requeuedAt) < queue.RedeliveryPause {
+	if age := now.Sub(p.requeuedAt); p.requeuedAt != 0 && age >= 0 && age < queue.RedeliveryPause {
 		r.Limited = true
 		return r, nil
 	}

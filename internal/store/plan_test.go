@@ -47,6 +47,7 @@ func TestQueryPlans(t *testing.T) {
 		{"select dead", dead, deadArgs, []string{"USING INDEX webhook_jobs_dead ((event_id,route)>(?,?)", "e EXISTS USING INTEGER PRIMARY KEY (rowid=?)"}},
 		{"select open", openJobs, openArgs, []string{"USING PRIMARY KEY"}},
 		{"cleanup", cleanQuery, args{1, 2}, []string{"webhook_events USING INTEGER PRIMARY KEY (rowid>?)"}},
+		{"waiting", waitingQuery, nil, []string{"USING INDEX webhook_jobs_due"}},
 		{"count open", statsOpen, nil, []string{"USING INDEX webhook_jobs_due"}},
 		{"count processing", statsProcessing, nil, []string{"USING COVERING INDEX webhook_jobs_processing"}},
 		{"count dead", statsDead, nil, []string{"USING COVERING INDEX webhook_jobs_dead"}},

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"orchestrate/internal/queue"
@@ -69,28 +71,34 @@ func routesQuery(ids []int64) (string, args) {
 
 // Load implements queue.Store.
 func (s *SQLite) Load(ctx context.Context, id int64) (*queue.Event, *queue.Payload, error) {
-	e, err := s.Event(ctx, id)
-	if err != nil {
-		return nil, nil, err
-	}
-	p, err := s.Payload(ctx, id)
-	return e, p, err
+	var e queue.Event
+	found, err := all(ctx, s.reads, `SELECT p.headers, p.codec, p.body, `+eventColumns+`
+		FROM webhook_events e JOIN webhook_payloads p ON p.event_id = e.id WHERE e.id = $1`, args{id},
+		func(rows *sql.Rows, p *queue.Payload) error { return scanPayload(rows, p, eventFields(&e)...) })
+	p, err := onePayload(id, found, err)
+	return &e, p, err
 }
 
 // Payload implements queue.Store.
 func (s *SQLite) Payload(ctx context.Context, id int64) (*queue.Payload, error) {
 	found, err := all(ctx, s.reads, `SELECT headers, codec, body FROM webhook_payloads WHERE event_id = $1`, args{id},
-		func(rows *sql.Rows, p *queue.Payload) error {
-			var headers []byte
-			var codec int
-			if err := rows.Scan(&headers, &codec, &p.Body); err != nil {
-				return err
-			}
-			if codec != codecRaw {
-				return fmt.Errorf("codec %d is not known to this program", codec)
-			}
-			return json.Unmarshal(headers, &p.Headers)
-		})
+		func(rows *sql.Rows, p *queue.Payload) error { return scanPayload(rows, p) })
+	return onePayload(id, found, err)
+}
+
+func scanPayload(rows *sql.Rows, p *queue.Payload, more ...any) error {
+	var headers []byte
+	var codec int
+	if err := rows.Scan(append([]any{&headers, &codec, &p.Body}, more...)...); err != nil {
+		return err
+	}
+	if codec != codecRaw {
+		return fmt.Errorf("codec %d is not known to this program", codec)
+	}
+	return json.Unmarshal(headers, &p.Headers)
+}
+
+func onePayload(id int64, found []queue.Payload, err error) (*queue.Payload, error) {
 	if err == nil && len(found) == 0 {
 		err = queue.ErrNotFound
 	}
@@ -282,23 +290,32 @@ func selectQuery(f queue.Filter, from []queue.Status, after queue.JobKey, limit 
 		` ORDER BY j.event_id, j.route LIMIT ` + a.add(limit), a
 }
 
+// Waiting implements queue.Store.
+func (s *SQLite) Waiting(ctx context.Context) (map[string]int64, error) {
+	waiting := map[string]int64{}
+	err := each(ctx, s.reads, waitingQuery, nil, func(rows *sql.Rows) error {
+		var route string
+		var n int64
+		err := rows.Scan(&route, &n)
+		waiting[route] = n
+		return err
+	})
+	return waiting, classify(err)
+}
+
+const waitingQuery = `SELECT route, count(*) FROM webhook_jobs WHERE status IN ('pending', 'failed') GROUP BY route`
+
 // Stats implements queue.Store.
-func (s *SQLite) Stats(ctx context.Context, everything bool) (st queue.Stats, err error) {
+func (s *SQLite) Stats(ctx context.Context) (st queue.Stats, err error) {
 	byRoute := map[string]*queue.RouteStats{}
-	queries := []string{statsOpen, statsProcessing, statsDead}
-	if everything {
-		queries = append(queries, statsCompleted)
-	}
-	for _, query := range queries {
+	for _, query := range []string{statsOpen, statsProcessing, statsDead, statsCompleted} {
 		if err := each(ctx, s.reads, query, nil, func(rows *sql.Rows) error { return countInto(byRoute, rows) }); err != nil {
 			return st, classify(err)
 		}
 	}
 	st.Routes = routeStats(byRoute)
-	if everything {
-		if st.Events, err = one[int64](ctx, s.reads, `SELECT count(*) FROM webhook_events WHERE purged_at IS NULL`); err != nil {
-			return st, classify(err)
-		}
+	if st.Events, err = one[int64](ctx, s.reads, `SELECT count(*) FROM webhook_events WHERE purged_at IS NULL`); err != nil {
+		return st, classify(err)
 	}
 	if st.Workers, err = s.Workers(ctx); err != nil {
 		return st, err
@@ -315,6 +332,14 @@ const (
 	statsDead       = `SELECT route, 'dead_letter', count(*), NULL FROM webhook_jobs WHERE status = 'dead_letter' GROUP BY route`
 	statsCompleted  = `SELECT route, 'completed', count(*), NULL FROM webhook_jobs WHERE status = 'completed' GROUP BY route`
 )
+
+func routeStats(byRoute map[string]*queue.RouteStats) []queue.RouteStats {
+	out := []queue.RouteStats{}
+	for _, route := range slices.Sorted(maps.Keys(byRoute)) {
+		out = append(out, *byRoute[route])
+	}
+	return out
+}
 
 func countInto(byRoute map[string]*queue.RouteStats, rows *sql.Rows) error {
 	var route string

@@ -196,7 +196,7 @@ func (ds deltas) apply(ctx context.Context, q querier, now queue.Time) error {
 			n_pending = n_pending + d.p, n_processing = n_processing + d.r,
 			n_failed = n_failed + d.f, n_dead = n_dead + d.x,
 			retry_count = CASE WHEN d.tell >= 2 OR (d.tell = 1 AND n_failed + d.f + n_dead + d.x = 0) THEN d.rc ELSE retry_count END,
-			next_retry_at = CASE WHEN d.tell >= 2 OR (d.tell = 1 AND n_failed + d.f + n_dead + d.x = 0) THEN d.nr ELSE next_retry_at END,
+			next_retry_at = CASE WHEN n_failed + d.f > 0 THEN coalesce(d.nr, next_retry_at) END,
 			max_retries = CASE WHEN d.tell = 2 OR (d.tell = 1 AND n_failed + d.f + n_dead + d.x = 0) THEN d.mr ELSE max_retries END,
 			error_message = CASE WHEN d.tell = 2 OR (d.tell = 1 AND n_failed + d.f + n_dead + d.x = 0) THEN d.em ELSE error_message END,
 			requeued_at = CASE WHEN d.tell = 3 THEN CAST($1 AS BIGINT) ELSE requeued_at END,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -93,9 +94,12 @@ func (s *SQLite) begin(ctx context.Context, o Options) error {
 	if err := checkPragmas(ctx, s.writes, o.Timeout, false); err != nil {
 		return err
 	}
-	// Busy beside living processes is an answer, not an error.
-	_, err := s.writes.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
-	return err
+	conn, err := s.writes.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = emptyWAL(ctx, conn) // busy beside living processes is an answer, not an error
+	return errors.Join(err, conn.Close())
 }
 
 // Close waits for the writes that were asked for and closes the file. It may be
@@ -194,7 +198,7 @@ const shrinkPages = 100
 
 // Shrink implements queue.Store.
 func (s *SQLite) Shrink(ctx context.Context) error {
-	for {
+	for before := int64(math.MaxInt64); ; {
 		left, err := write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) (int64, error) {
 			step := func(*sql.Rows) error { return nil } // each row frees a page
 			if err := each(ctx, q, fmt.Sprintf("PRAGMA incremental_vacuum(%d)", shrinkPages), nil, step); err != nil {
@@ -202,9 +206,10 @@ func (s *SQLite) Shrink(ctx context.Context) error {
 			}
 			return one[int64](ctx, q, "PRAGMA freelist_count")
 		})
-		if err != nil || left == 0 {
+		if err != nil || left == 0 || left >= before { // a file that was made elsewhere may not be able to
 			return err
 		}
+		before = left
 	}
 }
 
@@ -224,7 +229,7 @@ func (s *SQLite) Watch(ctx context.Context, changed func()) error {
 		if err := conn.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version); err != nil {
 			return classify(err)
 		}
-		if version != last && last >= 0 {
+		if version != last { // at first, too: what was written before is not known to be seen
 			changed()
 		}
 		last = version

@@ -160,7 +160,7 @@ func TestIdleWriterEmptiesWAL(t *testing.T) {
 		if info, err := os.Stat(path + "-wal"); err != nil || info.Size() == 0 {
 			t.Fatalf("after a write: %v, %v; want a WAL", info, err)
 		}
-		<-time.After(2 * idleCheckpoint)
+		<-time.After(2 * checkpointEvery)
 		synctest.Wait()
 		if info, err := os.Stat(path + "-wal"); err != nil || info.Size() != 0 {
 			t.Errorf("after a rest: %v, %v; want an empty WAL", info, err)
@@ -262,4 +262,78 @@ func TestIntakeIsRefusedWhenTooMuchWaits(t *testing.T) {
 	}
 	close(hold)
 	wg.Wait()
+}
+
+// TestCheckpointWaitsForNobody: under the busy timeout it would keep every
+// writer waiting for the slowest reader.
+func TestCheckpointWaitsForNobody(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	s := open(t, path)
+	if err := s.Register(t.Context(), queue.Worker{ID: "w", StartedAt: 1}, ""); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := s.reads.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close() }()
+	for _, statement := range []string{"BEGIN", "SELECT count(*) FROM workers"} {
+		if _, err := reader.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Unregister(t.Context(), "w", 1); err != nil { // the reader needs what was before
+		t.Fatal(err)
+	}
+	other, err := sql.Open("sqlite", dsn(path, time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	conn, err := other.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if done, err := emptyWAL(t.Context(), conn); done || err != nil {
+		t.Errorf("beside a reader: got %v, %v; want false, at once", done, err)
+	}
+	if got, err := one[string](t.Context(), other, "PRAGMA journal_mode"); err != nil || got != "wal" {
+		t.Errorf("journal_mode: %s, %v", got, err)
+	}
+	var timeout int
+	if err := conn.QueryRowContext(t.Context(), "PRAGMA busy_timeout").Scan(&timeout); err != nil || timeout != 3_600_000 {
+		t.Errorf("busy_timeout is %d afterwards, %v; want it as it was", timeout, err)
+	}
+}
+
+// TestShrinkEnds on a file that was made elsewhere and can't give space back.
+func TestShrinkEnds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	made := open(t, path)
+	if err := made.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", dsn(path, time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{
+		"PRAGMA journal_mode=DELETE", "PRAGMA auto_vacuum=NONE", "VACUUM", "PRAGMA journal_mode=WAL",
+		"CREATE TABLE big (x)", "INSERT INTO big VALUES (zeroblob(1000000))", "DROP TABLE big",
+	} {
+		if _, err := db.Exec(statement); err != nil {
+			t.Fatal(statement, err)
+		}
+	}
+	free, err := one[int](t.Context(), db, "PRAGMA freelist_count")
+	if err != nil || free == 0 {
+		t.Fatalf("%d pages are free, %v; want some", free, err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, path).Shrink(t.Context()); err != nil {
+		t.Error(err)
+	}
 }

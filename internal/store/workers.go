@@ -19,17 +19,8 @@ func (s *SQLite) Register(ctx context.Context, w queue.Worker, earlier queue.Tex
 
 func register(ctx context.Context, q querier, w queue.Worker, earlier queue.Text) error {
 	if earlier != "" {
-		if _, err := exec(ctx, q, `DELETE FROM workers WHERE id = $1`, earlier); err != nil {
+		if err := unregister(ctx, q, earlier, w.StartedAt); err != nil {
 			return err
-		}
-		jobs, err := all(ctx, q, heldQuery, args{earlier}, scanJob)
-		if err != nil {
-			return err
-		}
-		for _, j := range jobs {
-			if err := settle(ctx, q, j.Claim, queue.GiveBack(j, "the worker lost its lease", w.StartedAt)); err != nil {
-				return err
-			}
 		}
 	}
 	routes, err := json.Marshal(w.Routes)
@@ -61,11 +52,27 @@ func (s *SQLite) Heartbeat(ctx context.Context, workerID queue.Text, now queue.T
 }
 
 // Unregister implements queue.Store.
-func (s *SQLite) Unregister(ctx context.Context, workerID queue.Text) error {
-	_, err := write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) (int64, error) {
-		return exec(ctx, q, `DELETE FROM workers WHERE id = $1`, workerID)
+func (s *SQLite) Unregister(ctx context.Context, workerID queue.Text, now queue.Time) error {
+	_, err := write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) (struct{}, error) {
+		return struct{}{}, unregister(ctx, q, workerID, now)
 	})
 	return err
+}
+
+func unregister(ctx context.Context, q querier, workerID queue.Text, now queue.Time) error {
+	if _, err := exec(ctx, q, `DELETE FROM workers WHERE id = $1`, workerID); err != nil {
+		return err
+	}
+	jobs, err := all(ctx, q, heldQuery, args{workerID}, scanJob)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if err := settle(ctx, q, j.Claim, queue.GiveBack(j, "its worker has gone", now)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Workers implements queue.Store.
@@ -83,6 +90,12 @@ func (s *SQLite) Workers(ctx context.Context) ([]queue.Worker, error) {
 
 // Rescue implements queue.Store.
 func (s *SQLite) Rescue(ctx context.Context, dead map[queue.Text]int64, now queue.Time) ([]queue.Rescued, error) {
+	if len(dead) == 0 { // as nearly always: look before taking the write lock
+		orphans, err := all(ctx, s.reads, orphanQuery, nil, scanJob)
+		if err != nil || len(orphans) == 0 {
+			return nil, classify(err)
+		}
+	}
 	return write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) ([]queue.Rescued, error) {
 		return rescue(ctx, q, dead, now)
 	})

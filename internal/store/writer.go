@@ -25,8 +25,8 @@ const (
 	maxGroupBytes = 4 << 20
 	// maxWaiting is how many writes may wait for the disk: some seconds' worth.
 	maxWaiting = 4096
-	// idleCheckpoint is how long the writer is idle before it empties the WAL.
-	idleCheckpoint = 5 * time.Second
+	// checkpointEvery is how often an idle moment is used to empty the WAL.
+	checkpointEvery = 30 * time.Second
 )
 
 // op is one write. run may be called twice, and must then do the same.
@@ -92,21 +92,26 @@ func (w *writer) do(o *op, lane chan *op) error {
 		case <-o.ctx.Done():
 			return waited(o.ctx)
 		case <-w.stopped:
-			return sql.ErrConnDone
+			return classify(sql.ErrConnDone)
 		}
 	}
 	select {
 	case err := <-o.done:
 		return err
 	case <-o.ctx.Done():
-		return waited(o.ctx)
+		return o.answerOr(waited(o.ctx))
 	case <-w.stopped:
-		select {
-		case err := <-o.done: // it was among the last
-			return err
-		default:
-			return sql.ErrConnDone
-		}
+		return o.answerOr(classify(sql.ErrConnDone))
+	}
+}
+
+// answerOr prefers an answer that came at the same time.
+func (o *op) answerOr(err error) error {
+	select {
+	case answer := <-o.done:
+		return answer
+	default:
+		return err
 	}
 }
 
@@ -125,16 +130,15 @@ func (w *writer) close() {
 func (w *writer) loop() {
 	defer close(w.stopped)
 	defer w.release()
-	idle := time.NewTimer(idleCheckpoint)
-	defer idle.Stop()
+	tick := time.NewTicker(checkpointEvery)
+	defer tick.Stop()
 	for {
 		first := w.poll()
 		if first == nil {
-			idle.Reset(idleCheckpoint)
 			select {
 			case first = <-w.urgent:
 			case first = <-w.intake:
-			case <-idle.C:
+			case <-tick.C:
 				w.checkpoint()
 				continue
 			case <-w.stop:
@@ -291,14 +295,36 @@ func (w *writer) noteBroken(err error) {
 }
 
 // checkpoint empties the WAL. Others may be reading or writing: then it stays,
-// and the next idle time comes.
+// and the next time comes.
 func (w *writer) checkpoint() {
 	if !w.dirty || w.conn == nil {
 		return
 	}
-	w.dirty = false
-	_, err := w.conn.ExecContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)")
+	done, err := emptyWAL(context.Background(), w.conn)
+	w.dirty = !done
 	w.noteBroken(err)
+	if err != nil {
+		w.release()
+	}
+}
+
+// emptyWAL tells whether it could. It waits for nobody: under the busy timeout
+// it would hold the write lock until the last reader has ended.
+func emptyWAL(ctx context.Context, conn *sql.Conn) (done bool, err error) {
+	var timeout int
+	if err := conn.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&timeout); err != nil {
+		return false, err
+	}
+	if _, err := conn.ExecContext(ctx, "PRAGMA busy_timeout=0"); err != nil {
+		return false, err
+	}
+	var busy, pages, moved int
+	err = conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved)
+	if isBusy(err) {
+		busy, err = 1, nil
+	}
+	_, restore := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout=%d", timeout))
+	return busy == 0, errors.Join(err, restore)
 }
 
 // release closes the connection for good, whatever its state; the next

@@ -47,6 +47,9 @@ func Run(t *testing.T, open Opener) {
 		{"rescues the jobs of a dead worker", rescuesDead},
 		{"rescues nothing from a living worker", rescueSparesLiving},
 		{"registers anew", registersAnew},
+		{"a worker that goes holds nothing", unregisterGivesBack},
+		{"a retry is told while one is due", tellsNextRetry},
+		{"a clock that was ahead does not end a cleanup", cleansPastFuture},
 		{"filters and pages", filtersAndPages},
 		{"finds a delivery by prefix", findsDelivery},
 		{"moves what is as it was selected", movesGuarded},
@@ -188,7 +191,9 @@ func keepsBytes(t *testing.T, f *fixture) {
 	expected := *in.Event
 	expected.ID, expected.Status, expected.NPending, expected.MaxRetries = r.EventID, queue.StatusPending, 2, 3
 	expected.CreatedAt, expected.UpdatedAt, expected.Routes = e.CreatedAt, e.UpdatedAt, []string{"a", "b"}
-	want(t, "event", *e, expected)
+	want(t, "event", f.event(t, r.EventID), &expected)
+	e.Routes = expected.Routes // not loaded for a handler
+	want(t, "event for a handler", *e, expected)
 	_, err = f.Event(t.Context(), r.EventID+1)
 	wantErr(t, err, queue.ErrNotFound)
 	_, err = f.Payload(t.Context(), r.EventID+1)
@@ -360,7 +365,7 @@ func deadWorkerClaimsNothing(t *testing.T, f *fixture) {
 	f.add(t, "d", "a")
 	want(t, "never registered", len(f.claim(t, "ghost", "a", 1)), 0)
 	w := f.worker(t, "w")
-	check(t, f.Unregister(t.Context(), w))
+	check(t, f.Unregister(t.Context(), w, f.now))
 	want(t, "unregistered", len(f.claim(t, w, "a", 1)), 0)
 }
 
@@ -484,6 +489,52 @@ func registersAnew(t *testing.T, f *fixture) {
 	workers, err := f.Workers(t.Context())
 	check(t, err)
 	want(t, "workers", []any{len(workers), workers[0].ID}, []any{1, queue.Text("w2")})
+}
+
+func unregisterGivesBack(t *testing.T, f *fixture) {
+	w := f.worker(t, "w")
+	id := f.add(t, "d", "a")
+	f.claim(t, w, "a", 1)
+	check(t, f.Unregister(t.Context(), w, f.now))
+	j := f.job(t, id, "a")
+	want(t, "job", []any{j.Status, j.CrashCount}, []any{queue.StatusPending, 0})
+	attempts, err := f.Attempts(t.Context(), id)
+	check(t, err)
+	want(t, "attempt", []any{len(attempts), attempts[0].Ending}, []any{1, queue.EndLost})
+}
+
+func tellsNextRetry(t *testing.T, f *fixture) {
+	w := f.worker(t, "w")
+	id := f.add(t, "d", "a", "b")
+	retryAt := f.now.Add(time.Second)
+	f.settle(t, f.claim(t, w, "b", 1)[0], queue.Settlement{
+		Status: queue.StatusFailed, Ending: queue.EndFailed, RetryCount: 1, DueAt: retryAt, ErrorMessage: "exit 1",
+	})
+	f.kill(t, w, "a")
+	want(t, "while one is due", f.event(t, id).NextRetryAt, retryAt)
+	f.now = retryAt
+	f.settle(t, f.claim(t, w, "b", 1)[0], queue.Settlement{Status: queue.StatusCompleted, Ending: queue.EndCompleted, RetryCount: 1})
+	e := f.event(t, id)
+	want(t, "afterwards", []any{e.Status, e.NextRetryAt}, []any{queue.StatusDeadLetter, queue.Time(0)})
+}
+
+func cleansPastFuture(t *testing.T, f *fixture) {
+	for i := range 1100 {
+		in := f.delivery(fmt.Sprint("d", i), "{}")
+		in.Event.ReceivedAt = f.now.Add(365 * 24 * time.Hour)
+		if i >= 1000 {
+			in.Event.ReceivedAt = f.now.Add(-365 * 24 * time.Hour)
+		}
+		f.insert(t, in)
+	}
+	p := queue.CleanParams{Before: f.now.Add(-time.Hour), Forget: f.now.Add(-queue.Remember), Limit: 200}
+	deleted := 0
+	for done := false; !done; {
+		c, err := f.Clean(t.Context(), p)
+		check(t, err)
+		deleted, p.After, done = deleted+c.Deleted, c.Last, c.Done
+	}
+	want(t, "deleted", deleted, 100)
 }
 
 func filtersAndPages(t *testing.T, f *fixture) {
@@ -702,7 +753,7 @@ func stats(t *testing.T, f *fixture) {
 	f.settle(t, f.claim(t, w, "a", 1)[0], queue.Settlement{Status: queue.StatusCompleted, Ending: queue.EndCompleted})
 	f.settle(t, f.claim(t, w, "a", 1)[0], queue.Settlement{Status: queue.StatusFailed, Ending: queue.EndFailed, RetryCount: 1, DueAt: 5})
 	f.claim(t, w, "b", 1)
-	st, err := f.Stats(t.Context(), true)
+	st, err := f.Stats(t.Context())
 	check(t, err)
 	for i := range st.Routes {
 		if st.Routes[i].Route == "b" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -22,6 +23,12 @@ import (
 )
 
 func TestSQLite(t *testing.T) {
+	// Each random run syncs a disk some hundred times; more of them take a flag.
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		if err := flag.Set("rapid.checks", "30"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	paths := map[string]string{} // by test: the second time, the same database
 	storetest.Run(t, func(t *testing.T) queue.Store {
 		if paths[t.Name()] == "" {

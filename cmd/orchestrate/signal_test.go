@@ -5,6 +5,7 @@ package main
 import (
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -68,5 +69,60 @@ func writeFile(t *testing.T, path string) {
 	t.Helper()
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSecondSignalLeavesNoChild, also none of those that a command started.
+func TestSecondSignalLeavesNoChild(t *testing.T) {
+	p := newProgram(t, `
+routes:
+  - name: family
+    on: [push]
+    run: {command: [sh, -c, 'sleep 3600 & echo $! >%DIR%/child; sleep 3600'], grace: 1h}
+`)
+	d := p.serve()
+	p.run("events", "send", "push")
+	var child int
+	p.eventually("the command has a child", func() bool {
+		b, err := os.ReadFile(p.path("child"))
+		if err != nil {
+			return false
+		}
+		child, err = strconv.Atoi(strings.TrimSpace(string(b)))
+		return err == nil
+	})
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := d.stop(syscall.SIGINT); code != 130 && code != 143 {
+		t.Errorf("exit code %d, want 130 or 143", code)
+	}
+	p.eventually("its child has gone", func() bool { return gone(child) })
+}
+
+// gone: a process that nobody has reaped yet has gone, too.
+func gone(pid int) bool {
+	if syscall.Kill(pid, 0) != nil {
+		return true
+	}
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	return err == nil && strings.Contains(string(stat), ") Z ")
+}
+
+// TestHangupDrains: the terminal has gone, the work has not.
+func TestHangupDrains(t *testing.T) {
+	p := newProgram(t, slowRoutes)
+	d := p.serve()
+	p.run("events", "send", "push")
+	p.eventually("the command runs", func() bool { return strings.Contains(string(p.run("events", "list")), " processing ") })
+	if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, p.path("finish"))
+	if err := d.cmd.Wait(); err != nil {
+		t.Errorf("serve ended with %v, want 0", err)
+	}
+	if list := string(p.run("events", "list")); !strings.Contains(list, " completed ") {
+		t.Errorf("after the drain:\n%swant a completed event", list)
 	}
 }

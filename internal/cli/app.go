@@ -23,6 +23,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
+	"orchestrate/internal/handler"
 	"orchestrate/internal/queue"
 	"orchestrate/internal/store"
 )
@@ -46,10 +47,11 @@ type App struct {
 	config  string
 	timeout time.Duration
 
-	flags  *pflag.FlagSet // of the command that runs
-	wired  *wired         // the configuration, once it is loaded
-	store  *store.SQLite  // once it is open
-	daemon bool           // serve or process: logs as configured, creates the database, drains on a signal
+	flags    *pflag.FlagSet  // of the command that runs
+	wired    *wired          // the configuration, once it is loaded
+	store    *store.SQLite   // once it is open
+	commands handler.Running // what routes have running
+	daemon   bool            // serve or process: logs as configured, creates the database, drains on a signal
 }
 
 // defaultTimeout is how long a command waits for the database.
@@ -63,8 +65,8 @@ type Process struct {
 }
 
 // Main runs the program for the process that calls it and returns its exit
-// code. The first SIGINT or SIGTERM ends the command's context, the second one
-// ends the wait for it.
+// code. The first SIGINT, SIGTERM or SIGHUP ends the command's context, the second one
+// ends the wait for it and what it has running.
 func Main(p Process) int {
 	a := &App{
 		Version: p.Version, In: p.In, Out: bufio.NewWriter(p.Out), Err: p.Err, Getenv: os.Getenv,
@@ -79,6 +81,9 @@ func Main(p Process) int {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // the terminal is gone; nohup asks not to care
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -94,6 +99,7 @@ func Main(p Process) int {
 	case code := <-done:
 		return code
 	case s := <-signals:
+		a.commands.Kill()
 		return exitCodeOf(signalError{s})
 	}
 }

@@ -46,6 +46,7 @@ it is still known as a duplicate; a later cleanup forgets it.`,
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.Var((*config.DurationValue)(&o.olderThan), "older-than", "least `age` of what is deleted, as 30d, 12h or 2w")
+	f.Lookup("older-than").DefValue = "" // there is none
 	f.BoolVar(&o.includeDead, "include-dead", false, "dead letters, too")
 	f.IntVar(&o.batch, "batch", 200, "events in one transaction")
 	f.BoolVar(&o.dryRun, "dry-run", false, "only count")

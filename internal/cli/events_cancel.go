@@ -55,14 +55,37 @@ func runEventsCancel(ctx context.Context, a *App, o *eventsCancelOptions) error 
 	}
 	v := bulkVerb{ask: "Cancel", jobs: "unfinished", done: "cancelled", consequence: "They go to the dead letters.", from: queue.Open()}
 	v.run = func(ctx context.Context, f queue.Filter, b queue.BulkOptions) (queue.Bulk, error) {
+		ended, err := endedOf(ctx, q, f.IDs)
+		if err != nil {
+			return queue.Bulk{}, err
+		}
 		done, err := q.Cancel(ctx, f, reason(o.reason), b)
-		if err == nil && done.Matched == 0 && len(o.ids) > 0 {
-			err = fmt.Errorf("event %s: %w: nothing of it is unfinished", printable(o.ids[0]), queue.ErrRefused)
+		switch {
+		case err != nil || len(f.IDs) == 0:
+		case len(ended) > 0:
+			err = fmt.Errorf("event %d: %w: nothing of it is unfinished", ended[0], queue.ErrRefused)
+		case done.Matched == 0:
+			err = fmt.Errorf("%w: the filters leave out what is named", queue.ErrRefused)
 		}
 		return done, err
 	}
 	slices.Sort(o.filter.IDs)
 	return runBulk(ctx, a, q, &o.bulkOptions, v)
+}
+
+// endedOf are those of the events of which nothing is unfinished.
+func endedOf(ctx context.Context, q *queue.Queue, ids []int64) ([]int64, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	ended := slices.Clone(ids)
+	err := q.EachJob(ctx, queue.Filter{IDs: ids}, queue.Open(), 0, func(jobs []queue.Job) error {
+		for _, j := range jobs {
+			ended = slices.DeleteFunc(ended, func(id int64) bool { return id == j.EventID })
+		}
+		return nil
+	})
+	return ended, err
 }
 
 // reason tells who cancels, and why.

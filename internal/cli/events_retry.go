@@ -60,11 +60,13 @@ func runEventsRetry(ctx context.Context, a *App, o *eventsRetryOptions) error {
 	if err != nil {
 		return err
 	}
-	r := retryRun{app: a, q: q, o: o}
+	r := retryRun{app: a, q: q, o: o, seen: map[int64]bool{}}
 	if o.ids[0] == "-" {
 		words := wordScanner(a.input(ctx))
 		err = r.all(ctx, scanned(words), true)
-		if wordErr := words.Err(); wordErr != nil {
+		if wordErr := words.Err(); errors.Is(wordErr, bufio.ErrTooLong) {
+			err = errors.Join(err, usagef("standard input: a word is too long for an ID"))
+		} else if wordErr != nil {
 			err = errors.Join(err, fmt.Errorf("standard input: %w", wordErr))
 		}
 	} else {
@@ -97,6 +99,7 @@ type retryRun struct {
 	o     *eventsRetryOptions
 	bulk  queue.Bulk
 	moved int
+	seen  map[int64]bool
 	first error // the first refusal
 }
 
@@ -127,6 +130,10 @@ func (r *retryRun) one(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
+	if r.seen[id] {
+		return nil // named twice
+	}
+	r.seen[id] = true
 	n, err := r.q.Retry(ctx, id, r.o.RetryOptions)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // outputFormat is how results are printed; it is the flag -o.
@@ -137,7 +138,7 @@ func encodeJSON(v any, prefix string, indent bool) ([]byte, error) {
 // that hide or reorder others, as escapes, which loses nothing: in JSON they
 // can only stand in strings.
 func escapeControls(b []byte) []byte {
-	if !bytes.ContainsFunc(b, mustEscape) {
+	if utf8.Valid(b) && !bytes.ContainsFunc(b, mustEscape) {
 		return b
 	}
 	out := make([]byte, 0, len(b)+64)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,9 +26,9 @@ func newProcessCmd(a *App) *cobra.Command {
 		Use:   "process",
 		Short: "Process events until stopped, or what is due with --once",
 		Long: `process claims jobs and runs their commands, without receiving webhooks. Any number
-of them may run beside serve on one database. The first SIGINT or SIGTERM drains:
-nothing more is claimed, and what runs may end within drain_timeout. The second
-one stops at once; what ran then runs again later.
+of them may run beside serve on one database. The first SIGINT, SIGTERM or SIGHUP
+drains: nothing more is claimed, and what runs may end within drain_timeout. The
+second one kills what runs and stops at once; what ran then runs again later.
 
 With --once it processes what is due when it starts, and ends with 0 whatever
 the commands did: what failed waits for its retry.`,
@@ -39,6 +40,9 @@ the commands did: what failed waits for its retry.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("limit") && o.limit < 1 {
 				return usagef("--limit %d: want at least 1", o.limit)
+			}
+			if cmd.Flags().Changed("route") && (len(o.routes) == 0 || slices.Contains(o.routes, "")) {
+				return usagef("--route is empty: name a route, or leave it away for all")
 			}
 			return runProcess(cmd.Context(), a, o)
 		},

@@ -34,9 +34,9 @@ state directory, which it creates, and with a random secret that it keeps beside
 it. Where the signature is not checked, anybody who reaches the port can start
 your commands.
 
-The first SIGINT or SIGTERM drains: nothing more is claimed, what runs may end
-within drain_timeout, and webhooks are received until then. The second one stops
-at once; what ran then runs again later.`,
+The first SIGINT, SIGTERM or SIGHUP drains: nothing more is claimed, what runs may
+end within drain_timeout, and webhooks are received until then. The second one
+kills what runs and stops at once; what ran then runs again later.`,
 		Example: `  orchestrate serve
   orchestrate serve --config /etc/orchestrate/config.yaml
   orchestrate serve --listen :9000 --concurrency 20

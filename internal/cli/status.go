@@ -16,8 +16,9 @@ func newStatusCmd(a *App) *cobra.Command {
 		Use:   "status",
 		Short: "Count jobs by route and state, and list the workers",
 		Long: `status counts the jobs of each route by their state, tells when the oldest one
-that waits is due, and lists the workers that are alive. Jobs that wait for a
-route without a worker are told.`,
+that waits is due, and lists the workers. One that is silent has not shown itself
+for longer than its lease: it may be dead, and another takes over its jobs. Jobs
+that wait for a route without a worker are told.`,
 		Example: `  orchestrate status
   orchestrate status -o json | jq '.routes[] | select(.dead_letter > 0)'`,
 		Args: args(0, 0, ""),
@@ -57,7 +58,7 @@ func runStatus(ctx context.Context, a *App) error {
 }
 
 func served(workers []queue.Worker, route string) bool {
-	return slices.ContainsFunc(workers, func(w queue.Worker) bool { return slices.Contains(w.Routes, route) })
+	return slices.ContainsFunc(workers, func(w queue.Worker) bool { return !w.Silent && slices.Contains(w.Routes, route) })
 }
 
 func printRoutes(a *App, routes []queue.RouteStats, now queue.Time) error {
@@ -89,9 +90,13 @@ func printWorkers(a *App, s queue.Stats, now queue.Time) error {
 	cols := columns("WORKER", "HOST", "PID", "VERSION", "SLOTS", a.timeColumn("UP", "STARTED"), "HEARTBEAT", "ROUTES")
 	cols[0].shrink, cols[1].shrink, cols[7].shrink = true, true, true
 	l := newList(a, cols, func(w queue.Worker) []string {
+		beat := a.when(w.HeartbeatAt, now)
+		if w.Silent {
+			beat += " (silent)"
+		}
 		return []string{
 			string(w.ID), w.Host, itoa(int64(w.PID)), w.Version, itoa(int64(w.Slots)), a.when(w.StartedAt, now),
-			a.when(w.HeartbeatAt, now), strings.Join(w.Routes, ", "),
+			beat, strings.Join(w.Routes, ", "),
 		}
 	})
 	for _, w := range s.Workers {

@@ -56,6 +56,9 @@ func (a *App) configFlags() map[string]*pflag.Flag {
 }
 
 func (a *App) loadConfig() (*config.Config, error) {
+	if err := notEmpty(a.flags, "config"); err != nil {
+		return nil, err // another file would be a surprise: it names commands to run
+	}
 	return config.Load(config.Options{File: a.config, Flags: a.configFlags()})
 }
 
@@ -67,6 +70,7 @@ type wired struct {
 	log      *slog.Logger
 	redact   *redactor // for the secrets that this process holds
 	version  string
+	commands *handler.Running
 }
 
 // wire loads the configuration and compiles its routes, once. Nothing is
@@ -80,7 +84,7 @@ func (a *App) wire() (*wired, error) {
 		return nil, err
 	}
 	w := &wired{
-		config: c, version: readVersion(a.Version).Version, redact: &redactor{},
+		config: c, version: readVersion(a.Version).Version, redact: &redactor{}, commands: &a.commands,
 		queue: queue.Config{RequeueDead: c.OnRedelivery == config.RequeueDead, Hash: c.Hash},
 	}
 	if w.log, err = a.logger(c, w.redact); err != nil {
@@ -106,6 +110,7 @@ func (w *wired) compile(r config.Route) (queue.Route, *route.Matcher, error) {
 	h, err := handler.NewRun(handler.Run{
 		Command: r.Run.Command, Dir: r.Run.Dir, Env: r.Run.Env, PassEnv: r.Run.PassEnv,
 		Secrets: secretVariables(w.config), Timeout: r.Run.Timeout, Grace: max(r.Run.Grace, 1), // 0 would be the default
+		Running: w.commands,
 	}, w.attemptsPath(), w.log)
 	if err != nil {
 		return queue.Route{}, nil, fmt.Errorf("run: %w", err)

@@ -22,6 +22,12 @@ func checkTrusted(f *os.File) error {
 	if err != nil {
 		return err
 	}
+	switch mode := info.Mode(); {
+	case mode.IsDir():
+		return errors.New("is a directory")
+	case !mode.IsRegular() && mode&fs.ModeNamedPipe == 0:
+		return errors.New("is neither a file nor a pipe")
+	}
 	if err := distrust(f.Name(), info.Mode(), owner(info), os.Geteuid()); err != nil {
 		return err
 	}
@@ -34,8 +40,12 @@ func checkTrusted(f *os.File) error {
 		if err != nil {
 			return err
 		}
-		if info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
-			return fmt.Errorf("it names commands to run, but everybody can replace it: chmod o-w %s", shellWord(dir))
+		uid, me := owner(info), os.Geteuid()
+		switch {
+		case uid != me && uid != 0:
+			return fmt.Errorf("it names commands to run, but user %d, who owns %s, can replace it: chown %d %s", uid, dir, me, shellWord(dir))
+		case info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0:
+			return fmt.Errorf("it names commands to run, but others can replace it: chmod go-w %s", shellWord(dir))
 		}
 	}
 	return nil

@@ -56,12 +56,19 @@ func TestDirectoryThatOthersCanWrite(t *testing.T) {
 	}
 	mustLoad(t, Options{File: link})
 	chmod(t, dir, 0o707)
-	want := "configuration file FILE: it names commands to run, but everybody can replace it: chmod o-w " + dir
+	want := "configuration file FILE: it names commands to run, but others can replace it: chmod go-w " + dir
 	if got := refusal(t, Options{File: link}); got != want {
 		t.Errorf("through a link:\n got %s\nwant %s", got, want)
 	}
-	if got := refusal(t, Options{File: path}); !strings.HasPrefix(got, "configuration file FILE: it names commands to run, but everybody can replace it: chmod o-w ") {
+	if got := refusal(t, Options{File: path}); !strings.HasPrefix(got, "configuration file FILE: it names commands to run, but others can replace it: chmod go-w ") {
 		t.Errorf("got %s", got)
+	}
+	chmod(t, dir, 0o770)
+	if got := refusal(t, Options{File: path}); !strings.HasPrefix(got, "configuration file FILE: it names commands to run, but others can replace it: chmod go-w ") {
+		t.Errorf("a group: got %s", got)
+	}
+	if got, want := refusal(t, Options{File: "/dev/null"}), "configuration file FILE: is neither a file nor a pipe"; got != want {
+		t.Errorf("a device: got %s, want %s", got, want)
 	}
 	chmod(t, dir, 0o777|fs.ModeSticky)
 	mustLoad(t, Options{File: path})

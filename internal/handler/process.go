@@ -27,6 +27,7 @@ type process struct {
 	exited  chan struct{} // closed when the leader has exited
 	drained chan struct{} // closed when nobody holds the output any more
 	asked   bool          // it was sent TERM
+	running *Running
 }
 
 // start starts a command whose standard input is set.
@@ -132,5 +133,6 @@ func (p *process) finish() {
 	}
 	_ = p.pipe.Close() // only read
 	<-p.drained
+	p.running.remove(p)
 	_ = p.cmd.Wait() // what it returns stands in ProcessState
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,23 @@ func signalGroup(cmd *exec.Cmd, sig os.Signal) {
 	if s, ok := sig.(syscall.Signal); ok {
 		_ = unix.Kill(-cmd.Process.Pid, s)
 	}
+}
+
+// inheritOwner gives a directory that root made to the owner of the one above,
+// so that a command of root's does not lock out the daemon's user.
+func inheritOwner(dir string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	above, err := os.Stat(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	st, ok := above.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	return os.Lchown(dir, int(st.Uid), int(st.Gid))
 }
 
 // lock takes a lock on a directory, which the kernel frees when its holder dies.

@@ -51,6 +51,7 @@ type Run struct {
 	Secrets []string          // names of variables with secrets of ours, which are refused in PassEnv
 	Timeout time.Duration     // then it is ended; 0: DefaultTimeout
 	Grace   time.Duration     // between TERM and KILL; 0: DefaultGrace
+	Running *Running          // is told of each attempt's process; may be nil
 }
 
 // defaultPass is what programs need to find others, their settings and a place
@@ -66,6 +67,7 @@ type run struct {
 	timeout time.Duration
 	grace   time.Duration
 	work    string // holds a directory for each running attempt
+	running *Running
 	log     *slog.Logger
 }
 
@@ -93,7 +95,7 @@ func NewRun(r Run, work string, log *slog.Logger) (queue.Handler, error) {
 	if work, err = filepath.Abs(work); err != nil {
 		return nil, fmt.Errorf("directory of attempts: %w", err)
 	}
-	h := &run{command: command, cwd: r.Dir, env: env, timeout: r.Timeout, grace: r.Grace, work: work, log: log}
+	h := &run{command: command, cwd: r.Dir, env: env, timeout: r.Timeout, grace: r.Grace, work: work, running: r.Running, log: log}
 	if h.timeout == 0 {
 		h.timeout = DefaultTimeout
 	}
@@ -171,6 +173,8 @@ func (h *run) Handle(ctx context.Context, t *queue.Task) (queue.Result, error) {
 	if err != nil {
 		return queue.Result{}, h.startError(argv[0], err)
 	}
+	p.running = h.running
+	h.running.add(p)
 	return verdict(ctx, p, p.watch(ctx, h.timeout, h.grace))
 }
 

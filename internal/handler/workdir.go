@@ -37,6 +37,9 @@ func newAttemptDir(work string, payload []byte) (*attemptDir, error) {
 	if err := os.MkdirAll(work, 0o700); err != nil {
 		return nil, err
 	}
+	if err := inheritOwner(work); err != nil {
+		return nil, err
+	}
 	sweepers, err := lock(work, lockShared)
 	if err != nil {
 		return nil, err

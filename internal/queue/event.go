@@ -185,4 +185,5 @@ type Worker struct {
 	StartedAt   Time     `json:"started_at"`
 	Beat        int64    `json:"beat"`
 	HeartbeatAt Time     `json:"heartbeat_at"`
+	Silent      bool     `json:"silent"` // by the clocks its lease is over: it may be dead
 }

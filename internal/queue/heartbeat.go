@@ -19,7 +19,13 @@ func (w *worker) heartbeats() {
 		case <-w.background.Done():
 			return
 		}
-		if err := w.heartbeat(); err != nil && w.background.Err() == nil {
+		err := w.heartbeat()
+		if err != nil { // an older schema, made by migrate down, lacks what it needs
+			if schema := w.q.store.CheckSchema(w.background); errors.Is(schema, ErrSchema) {
+				err = schema
+			}
+		}
+		if err != nil && w.background.Err() == nil {
 			w.log.Error("heartbeat", "worker", w.name(), "error", err.Error())
 			if errors.Is(err, ErrSchema) || errors.Is(err, ErrBroken) {
 				w.fail(err)

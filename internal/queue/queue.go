@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -141,7 +142,13 @@ func (q *Queue) Show(ctx context.Context, id int64) (*Detail, error) {
 
 // Payload returns what was signed. ErrNotFound, also when it was purged.
 func (q *Queue) Payload(ctx context.Context, id int64) (*Payload, error) {
-	return q.store.Payload(ctx, id)
+	p, err := q.store.Payload(ctx, id)
+	if errors.Is(err, ErrNotFound) {
+		if e, eventErr := q.store.Event(ctx, id); eventErr == nil && e.PurgedAt != 0 {
+			err = fmt.Errorf("payload of event %d: %w: it was purged at %s", id, ErrNotFound, e.PurgedAt)
+		}
+	}
+	return p, err
 }
 
 // page is how many rows are read at once where all are wanted.
@@ -177,7 +184,13 @@ func (q *Queue) Each(ctx context.Context, f Filter, limit int, fn func(*Event) e
 }
 
 // Stats counts the jobs by route and state and lists the workers.
-func (q *Queue) Stats(ctx context.Context) (Stats, error) { return q.store.Stats(ctx) }
+func (q *Queue) Stats(ctx context.Context) (Stats, error) {
+	s, err := q.store.Stats(ctx)
+	for i := range s.Workers {
+		s.Workers[i].Silent = Now().Sub(s.Workers[i].HeartbeatAt) > Lease
+	}
+	return s, err
+}
 
 // ExplainMatch tells for each configured route whether it wants the event.
 func (q *Queue) ExplainMatch(e *Event, p *Payload) []Verdict {

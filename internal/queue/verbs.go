@@ -225,7 +225,7 @@ type CleanupOptions struct {
 type CleanupResult struct {
 	Before  Time  `json:"received_before"`
 	Matched int   `json:"matched"`
-	Changed int   `json:"changed"` // deleted + purged + forgotten
+	Changed int   `json:"changed"` // deleted + purged + forgotten; none in a dry run
 	Failed  int   `json:"failed"`
 	Deleted int   `json:"deleted"`     // gone
 	Purged  int   `json:"purged"`      // younger than a week: gone but for the delivery id
@@ -291,7 +291,9 @@ func (r *CleanupResult) add(c Cleaned) {
 	r.Forgot += c.Forgot
 	r.Dead += c.KeptDead
 	r.Open += c.KeptOpen
-	r.Changed = r.Deleted + r.Purged + r.Forgot
 	r.Failed += c.Missed
-	r.Matched = r.Changed + r.Failed
+	r.Matched = r.Deleted + r.Purged + r.Forgot + r.Failed
+	if !r.DryRun {
+		r.Changed = r.Matched - r.Failed
+	}
 }

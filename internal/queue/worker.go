@@ -50,9 +50,12 @@ func (o WorkerOptions) withDefaults() WorkerOptions {
 	set(&o.PollInterval, 5*time.Second)
 	set(&o.DrainTimeout, 30*time.Second)
 	set(&o.Beat, 5*time.Second)
-	set(&o.Lease, 15*time.Second)
+	set(&o.Lease, Lease)
 	return o
 }
+
+// Lease is after how long without a beat a worker's jobs are taken over.
+const Lease = 15 * time.Second
 
 // leaseMargin is how long before its lease ends a worker kills its handlers, so
 // that none runs when another worker starts the job again.

@@ -19,6 +19,8 @@ func classify(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, queue.ErrUnavailable), errors.Is(err, queue.ErrBroken), errors.Is(err, queue.ErrSchema):
+		return err // it has its meaning
 	case errors.Is(err, os.ErrPermission), errors.Is(err, os.ErrNotExist), errors.Is(err, sql.ErrConnDone):
 		return fmt.Errorf("%w: %w", queue.ErrUnavailable, err)
 	case !errors.As(err, &e):
@@ -30,9 +32,26 @@ func classify(err error) error {
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
 		sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT,
 		sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_PROTOCOL:
-		return fmt.Errorf("%w: %w", queue.ErrUnavailable, err)
+		return fmt.Errorf("%w: %w%s", queue.ErrUnavailable, err, nextStep(e))
 	}
 	return err
+}
+
+// nextStep is what an operator can do about it.
+func nextStep(e *sqlite.Error) string {
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		return "; another process holds its lock: try again, or wait longer with --timeout"
+	case sqlite3.SQLITE_FULL:
+		return "; make room on its disk"
+	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH:
+		return "; may this user read and write the file and its directory?"
+	case sqlite3.SQLITE_NOTADB:
+		return "; name another file with --database"
+	case sqlite3.SQLITE_CORRUPT:
+		return "; restore a backup"
+	}
+	return ""
 }
 
 // isSyncFailure: after a failed fsync the kernel may have dropped the dirty

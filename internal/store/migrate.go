@@ -102,13 +102,18 @@ func migrate(ctx context.Context, o Options, fn func(context.Context, *goose.Pro
 		o.Timeout = 10 * time.Second
 	}
 	useOFDLocks(ctx, o.Log)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open %s: %w", o.Path, err)
+		}
+	}()
 	unlock, err := lockMigrations(ctx, o)
 	if err != nil {
 		return 0, err
 	}
 	defer unlock()
 	if err := createFile(ctx, o); err != nil {
-		return 0, fmt.Errorf("create %s: %w", o.Path, classify(err))
+		return 0, classify(err)
 	}
 	db, err := sql.Open("sqlite", dsn(o.Path, o.Timeout))
 	if err != nil {
@@ -125,10 +130,10 @@ func migrate(ctx context.Context, o Options, fn func(context.Context, *goose.Pro
 		return 0, err
 	}
 	if err := refuseNewer(ctx, db); err != nil {
-		return 0, fmt.Errorf("open %s: %w", o.Path, err)
+		return 0, err
 	}
 	if err := fn(ctx, p); err != nil {
-		return 0, fmt.Errorf("migrate %s: %w", o.Path, classify(err))
+		return 0, fmt.Errorf("migrate: %w", classify(err))
 	}
 	return dbVersion(ctx, db)
 }
@@ -153,9 +158,8 @@ func lockMigrations(ctx context.Context, o Options) (unlock func(), err error) {
 // statements in this order on one connection: the driver sorts the pragmas of a
 // DSN by name, and page_size would stay as it is.
 func createFile(ctx context.Context, o Options) error {
-	if info, err := os.Stat(o.Path); err == nil && info.Size() > 0 {
-		return nil
-	}
+	info, err := os.Stat(o.Path)
+	isNew := err != nil || info.Size() == 0
 	f, err := os.OpenFile(o.Path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -168,16 +172,38 @@ func createFile(ctx context.Context, o Options) error {
 		return err
 	}
 	db.SetMaxOpenConns(1)
-	for _, statement := range []string{
-		"PRAGMA page_size=8192",
-		"PRAGMA auto_vacuum=INCREMENTAL",
-		"PRAGMA journal_mode=WAL",
-	} {
+	statements := []string{"PRAGMA journal_mode=WAL"} // a copy by VACUUM INTO is not in that mode
+	if isNew {
+		statements = []string{
+			"PRAGMA page_size=8192",
+			"PRAGMA auto_vacuum=INCREMENTAL",
+			fmt.Sprintf("PRAGMA application_id=%d", applicationID),
+			"PRAGMA journal_mode=WAL",
+		}
+	} else if err := checkOurs(ctx, db); err != nil {
+		return errors.Join(err, db.Close())
+	}
+	for _, statement := range statements {
 		if _, err := db.ExecContext(ctx, statement); err != nil {
 			return errors.Join(fmt.Errorf("%s: %w", statement, err), db.Close())
 		}
 	}
 	return db.Close()
+}
+
+// applicationID marks a file as ours ("orch"): nothing is ever written to
+// another program's database.
+const applicationID = 0x6f726368
+
+func checkOurs(ctx context.Context, q querier) error {
+	id, err := one[int64](ctx, q, "PRAGMA application_id")
+	if err != nil {
+		return classify(err)
+	}
+	if id != applicationID {
+		return fmt.Errorf("%w: it is the database of another program; name another file with --database", queue.ErrUnavailable)
+	}
+	return nil
 }
 
 // CheckSchema implements queue.Store.

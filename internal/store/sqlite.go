@@ -82,6 +82,9 @@ func Open(ctx context.Context, o Options) (*SQLite, error) {
 // begin checks what was opened: the pragmas, the schema, and for a process that
 // will write, the WAL that the last one left.
 func (s *SQLite) begin(ctx context.Context, o Options) error {
+	if err := checkOurs(ctx, s.reads); err != nil {
+		return err
+	}
 	if err := checkPragmas(ctx, s.reads, o.Timeout, true); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -341,6 +342,47 @@ func TestShrinkEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := open(t, path).Shrink(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOtherProgramsDatabase is neither written to nor read.
+func TestOtherProgramsDatabase(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "app.db")
+	db, err := sql.Open("sqlite", "file:"+dsnPath(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec("CREATE TABLE customers (name)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, create := range []bool{false, true} {
+		_, err := Open(t.Context(), Options{Path: path, Create: create})
+		if !errors.Is(err, queue.ErrUnavailable) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "another program") {
+			t.Errorf("create %v: got %v", create, err)
+		}
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the file was changed, %v", err)
+	}
+}
+
+// TestCopyOpens: a copy made by VACUUM INTO is not in WAL mode.
+func TestCopyOpens(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, filepath.Join(dir, "q.db"))
+	if _, err := s.writes.Exec("VACUUM INTO '" + filepath.Join(dir, "copy.db") + "'"); err != nil {
+		t.Fatal(err)
+	}
+	copied := open(t, filepath.Join(dir, "copy.db"))
+	if err := copied.Register(t.Context(), queue.Worker{ID: "w", StartedAt: 1}, ""); err != nil {
 		t.Error(err)
 	}
 }

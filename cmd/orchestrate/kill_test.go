@@ -192,3 +192,21 @@ func TestManyProcessesOneFile(t *testing.T) {
 		t.Errorf("processes are left: %s", left)
 	}
 }
+
+// TestManyStartAtOnce on a database that is not there yet: one makes it, under a
+// lock, and the others wait.
+func TestManyStartAtOnce(t *testing.T) {
+	p := newProgram(t, killConfig)
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			if out, err := p.command("process", "--once").Output(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+	wg.Wait()
+	if out := p.run("migrate", "status", "--exit-code"); !strings.Contains(string(out), "00001_events.sql") {
+		t.Errorf("migrate status printed\n%s", out)
+	}
+}

@@ -4,13 +4,9 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -62,23 +58,13 @@ func newProgram(t testing.TB, config string) *program {
 
 func (p *program) path(name string) string { return filepath.Join(p.dir, name) }
 
-// freePort is below the ports that the kernel gives to connections, which could
-// take it away before it is used, and between two daemons.
 func freePort(t testing.TB) string {
 	t.Helper()
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
-		ln, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
-		if err != nil {
-			continue
-		}
-		if err := ln.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return address
+	address, err := freeAddress()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port found")
-	return ""
+	return address
 }
 
 func (p *program) command(args ...string) *exec.Cmd {

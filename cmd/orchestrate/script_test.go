@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -118,28 +119,38 @@ func poll(ts *testscript.TestScript, ask func() bool) {
 	}
 }
 
-// freePorts takes ports below those that the kernel gives to connections, which
-// could take one away before serve listens.
 func freePorts(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) > 0 {
 		ts.Fatalf("usage: freeports")
 	}
 	for _, name := range []string{"ORCHESTRATE_LISTEN", "ORCHESTRATE_ADMIN_LISTEN"} {
-		ts.Setenv(name, freeAddress(ts))
+		address, err := freeAddress()
+		ts.Check(err)
+		ts.Setenv(name, address)
 	}
 }
 
-func freeAddress(ts *testscript.TestScript) string {
+// handedOut are the addresses that this run of the tests has given away.
+var handedOut sync.Map
+
+// freeAddress is below the ports that the kernel gives to connections, which
+// could take it away before it is used, or between two daemons; and no other
+// test gets it.
+func freeAddress() (string, error) {
 	for range 100 {
 		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
 		ln, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
-		if err == nil {
-			ts.Check(ln.Close())
-			return address
+		if err != nil {
+			continue
+		}
+		if err := ln.Close(); err != nil {
+			return "", err
+		}
+		if _, given := handedOut.LoadOrStore(address, true); !given {
+			return address, nil
 		}
 	}
-	ts.Fatalf("no free port found")
-	return ""
+	return "", errors.New("no free port found")
 }
 
 func ready(ts *testscript.TestScript, neg bool, args []string) {

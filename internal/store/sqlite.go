@@ -181,6 +181,9 @@ func checkPragmas(ctx context.Context, db *sql.DB, timeout time.Duration, queryO
 		if err := db.QueryRowContext(ctx, "PRAGMA "+p.name).Scan(&got); err != nil {
 			return fmt.Errorf("read pragma %s: %w", p.name, err)
 		}
+		if p.name == "journal_mode" && got != p.value { // as in a copy by VACUUM INTO
+			return fmt.Errorf("%w: it is in journal mode %s, not in WAL mode; run: orchestrate migrate", queue.ErrUnavailable, got)
+		}
 		if got != p.value {
 			return fmt.Errorf("%w: pragma %s is %s, want %s", queue.ErrUnavailable, p.name, got, p.value)
 		}

@@ -381,6 +381,9 @@ func TestCopyOpens(t *testing.T) {
 	if _, err := s.writes.Exec("VACUUM INTO '" + filepath.Join(dir, "copy.db") + "'"); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := Open(t.Context(), Options{Path: filepath.Join(dir, "copy.db")}); err == nil || !strings.Contains(err.Error(), "orchestrate migrate") {
+		t.Errorf("without leave to change it: got %v, want the next step", err)
+	}
 	copied := open(t, filepath.Join(dir, "copy.db"))
 	if err := copied.Register(t.Context(), queue.Worker{ID: "w", StartedAt: 1}, ""); err != nil {
 		t.Error(err)

@@ -691,9 +691,9 @@ func FuzzLoad(f *testing.F) {
 // TestEmptyListIsNotAbsent: no variable at all is something else than the usual
 // ones.
 func TestEmptyListIsNotAbsent(t *testing.T) {
-	for text, want := range map[string]bool{"pass_env: []": true, "": false} {
+	for text, want := range map[string]bool{"pass_env: []": true, "": false, "pass_env: *none": true} {
 		path := filepath.Join(t.TempDir(), "config.yaml")
-		yaml := "routes:\n  - name: r\n    on: [push]\n    run:\n      command: [\"true\"]\n      " + text + "\n"
+		yaml := "secrets: &none []\nroutes:\n  - name: r\n    on: [push]\n    run:\n      command: [\"true\"]\n      " + text + "\n"
 		if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
 			t.Fatal(err)
 		}

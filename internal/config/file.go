@@ -243,7 +243,7 @@ func (r *reader) list(n *yaml.Node, path string, each func(n *yaml.Node, path st
 
 func (r *reader) strings(n *yaml.Node, path string, check func(string) error) []string {
 	var all []string
-	if n.Kind == yaml.SequenceNode {
+	if follow(n) != nil {
 		all = []string{} // an empty list is not an absent one
 	}
 	r.list(n, path, func(n *yaml.Node, path string) {

@@ -166,20 +166,9 @@ func words(flags *pflag.FlagSet, q queue.Filter, wanted func(name string) bool) 
 			words = append(words, "--"+f.Name)
 			return
 		}
-		words = append(words, "--"+f.Name, shellQuote(value))
+		words = append(words, "--"+f.Name, config.ShellWord(value))
 	})
 	return words
-}
-
-// shellQuote makes a word that a shell reads as it is.
-func shellQuote(s string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./:@%+,=", r)
-	}
-	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }

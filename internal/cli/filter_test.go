@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"io"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -101,21 +100,6 @@ func FuzzParseTime(f *testing.F) {
 			t.Errorf("%q: %v is no usage error", s, err)
 		case err == nil && (got < 0 || got == 0 && s != ""):
 			t.Errorf("%q: got %d, which no event can have", s, got)
-		}
-	})
-}
-
-func FuzzShellQuote(f *testing.F) {
-	for _, s := range []string{"plain", "", "two words", "it's", "$HOME", "`x`", "a\nb", "-x", "*", "~", "\\"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		if strings.ContainsRune(s, 0) {
-			return // no argument can hold it
-		}
-		out, err := exec.CommandContext(t.Context(), "sh", "-c", "printf %s "+shellQuote(s)+"X").Output()
-		if err != nil || string(out) != s+"X" {
-			t.Errorf("a shell reads %s as %q, %v; want %q", shellQuote(s), out, err, s+"X")
 		}
 	})
 }

@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -65,7 +63,7 @@ func runProcess(ctx context.Context, a *App, o *processOptions) error {
 	}
 	for _, r := range o.routes {
 		if w.queue.Route(r) == nil {
-			return fmt.Errorf("%w %q: the configuration has %s", queue.ErrUnknownRoute, r, orNone(w.queue.RouteNames()))
+			return queue.UnknownRoute(r, "the configuration has", w.queue.RouteNames())
 		}
 	}
 	q, err := a.queue(ctx)
@@ -79,13 +77,6 @@ func runProcess(ctx context.Context, a *App, o *processOptions) error {
 	work.Once, work.Limit, work.Routes = o.once, o.limit, o.routes
 	w.log.InfoContext(ctx, "ready", "database", w.config.Database, "routes", w.queue.RouteNames())
 	return q.Work(ctx, work)
-}
-
-func orNone(names []string) string {
-	if len(names) == 0 {
-		return "no routes"
-	}
-	return strings.Join(names, ", ")
 }
 
 // addWorkerFlags are the flags of keys that size a worker.

@@ -222,7 +222,7 @@ func checkRoute(ctx context.Context, a *App, q *queue.Queue, name string) error 
 			known = append(known, r.Route)
 		}
 	}
-	return fmt.Errorf("%w %q: there are %s", queue.ErrUnknownRoute, name, orNone(known))
+	return queue.UnknownRoute(name, "there are", known)
 }
 
 // secretPath is where serve keeps the secret that it made.

@@ -8,9 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strings"
 	"syscall"
 )
 
@@ -43,9 +41,9 @@ func checkTrusted(f *os.File) error {
 		uid, me := owner(info), os.Geteuid()
 		switch {
 		case uid != me && uid != 0:
-			return fmt.Errorf("it names commands to run, but user %d, who owns %s, can replace it: chown %d %s", uid, dir, me, shellWord(dir))
+			return fmt.Errorf("it names commands to run, but user %d, who owns %s, can replace it: chown %d %s", uid, dir, me, ShellWord(dir))
 		case info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0:
-			return fmt.Errorf("it names commands to run, but others can replace it: chmod go-w %s", shellWord(dir))
+			return fmt.Errorf("it names commands to run, but others can replace it: chmod go-w %s", ShellWord(dir))
 		}
 	}
 	return nil
@@ -55,9 +53,9 @@ func distrust(path string, mode fs.FileMode, uid, me int) error {
 	switch {
 	case uid != me && uid != 0:
 		return fmt.Errorf("it names commands to run, but belongs to user %d, who is neither root nor the one who runs this: chown %d %s",
-			uid, me, shellWord(path))
+			uid, me, ShellWord(path))
 	case mode.Perm()&0o022 != 0:
-		return fmt.Errorf("it names commands to run, but others can write it (mode %04o): chmod go-w %s", mode.Perm(), shellWord(path))
+		return fmt.Errorf("it names commands to run, but others can write it (mode %04o): chmod go-w %s", mode.Perm(), ShellWord(path))
 	}
 	return nil
 }
@@ -69,10 +67,10 @@ func checkPrivate(f *os.File) error {
 		return err
 	}
 	if uid, me := owner(info), os.Geteuid(); uid != me && uid != 0 {
-		return fmt.Errorf("it belongs to user %d, who can read it: chown %d %s", uid, me, shellWord(f.Name()))
+		return fmt.Errorf("it belongs to user %d, who can read it: chown %d %s", uid, me, ShellWord(f.Name()))
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("others can read it (mode %04o): chmod 600 %s", info.Mode().Perm(), shellWord(f.Name()))
+		return fmt.Errorf("others can read it (mode %04o): chmod 600 %s", info.Mode().Perm(), ShellWord(f.Name()))
 	}
 	return nil
 }
@@ -93,14 +91,4 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./@%+=:,-]+$`)
-
-// shellWord quotes what a shell would not take as one word.
-func shellWord(s string) string {
-	if plainWord.MatchString(s) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -74,14 +74,6 @@ func TestDirectoryThatOthersCanWrite(t *testing.T) {
 	mustLoad(t, Options{File: path})
 }
 
-func TestShellWord(t *testing.T) {
-	for s, want := range map[string]string{"/etc/a-b_c.yaml": "/etc/a-b_c.yaml", "a b": "'a b'", "it's": `'it'\''s'`, "$x": "'$x'", "": "''"} {
-		if got := shellWord(s); got != want {
-			t.Errorf("shellWord(%q) = %s, want %s", s, got, want)
-		}
-	}
-}
-
 func chmod(t *testing.T, path string, mode fs.FileMode) {
 	t.Helper()
 	if err := os.Chmod(path, mode); err != nil {

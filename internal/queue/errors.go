@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -21,6 +22,16 @@ var (
 	ErrLeaseLost    = errors.New("lease lost")                    // the worker's row is gone
 	ErrUnknownRoute = errors.New("unknown route")
 )
+
+// UnknownRoute is ErrUnknownRoute with the name and those there are; where says
+// what has them.
+func UnknownRoute(name, where string, have []string) error {
+	routes := strings.Join(have, ", ")
+	if len(have) == 0 {
+		routes = "no routes"
+	}
+	return fmt.Errorf("%w %q: %s %s", ErrUnknownRoute, name, where, routes)
+}
 
 // ErrStopped is the cause of a context that a worker ends because it was told
 // to stop. A handler that returns it has not failed.

@@ -145,14 +145,8 @@ func TestBusyWorkerGivesBackALostClaim(t *testing.T) {
 func TestSuspectIsNotStarved(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		id := receive(t, b.Queue, "suspect")
-		ctx, n := t.Context(), queue.Now()
-		if err := b.store.Register(ctx, queue.Worker{ID: "dead", StartedAt: n}, ""); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := b.store.Claim(ctx, queue.ClaimParams{Route: "r", Now: n, DueBy: n, Limit: 1, WorkerID: "dead"}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := b.store.Rescue(ctx, map[queue.Text]int64{"dead": 0}, n); err != nil {
+		b.claimAsDead(1)
+		if _, err := b.store.Rescue(t.Context(), map[queue.Text]int64{"dead": 0}, queue.Now()); err != nil {
 			t.Fatal(err)
 		}
 		pass(time.Second)

@@ -19,12 +19,9 @@ func (w *worker) heartbeats() {
 		case <-w.background.Done():
 			return
 		}
-		err := w.heartbeat()
-		if err != nil { // an older schema, made by migrate down, lacks what it needs
-			if schema := w.q.store.CheckSchema(w.background); errors.Is(schema, ErrSchema) {
-				err = schema
-			}
-		}
+		// Another program may have migrated the database, up or down; then a
+		// heartbeat may err, too.
+		err := errors.Join(w.heartbeat(), w.q.store.CheckSchema(w.background))
 		if err != nil && w.background.Err() == nil {
 			w.log.Error("heartbeat", "worker", w.name(), "error", err.Error())
 			if errors.Is(err, ErrSchema) || errors.Is(err, ErrBroken) {
@@ -57,7 +54,7 @@ func (w *worker) heartbeat() error {
 		return err
 	}
 	w.rescue(ctx)
-	return w.q.store.CheckSchema(ctx) // a newer program may have migrated the database
+	return nil
 }
 
 // surrender follows the loss of the lease: others may run our jobs already, so
@@ -121,11 +118,32 @@ func (w *worker) rescue(ctx context.Context) {
 		w.log.Warn("look after other workers", "error", err.Error())
 		return
 	}
-	now, me := Clock(), w.name()
 	first := w.looked.IsZero()
+	dead := w.look(workers, Clock())
+	if w.o.Sweep != nil && (first || len(dead) > 0) {
+		w.o.Sweep() // before the jobs can be claimed again
+	}
+	rescued, err := w.q.store.Rescue(ctx, dead, Now())
+	if err != nil {
+		w.log.Warn("rescue", "error", err.Error())
+		return
+	}
+	for _, r := range rescued {
+		w.log.Warn("rescued", "event_id", r.EventID, "route", r.Route, "attempt", r.Seq, "worker", r.WorkerID,
+			"status", string(r.Status), "crash_count", r.CrashCount)
+	}
+	if len(rescued) > 0 {
+		w.q.Wake()
+	}
+}
+
+// look compares the workers with what was seen of them before, and returns
+// those that are dead, with the beat at which they stopped.
+func (w *worker) look(workers []Worker, now time.Time) map[Text]int64 {
+	me := w.name()
 	// Whoever could not look for long can't tell who was silent meanwhile: the
 	// disk may have kept all of them from their beat.
-	blind := !first && now.Sub(w.looked) > 2*w.o.Beat
+	blind := !w.looked.IsZero() && now.Sub(w.looked) > 2*w.o.Beat
 	w.looked = now
 	seen, dead, silent := map[Text]sighting{}, map[Text]int64{}, false
 	for _, other := range workers {
@@ -146,22 +164,6 @@ func (w *worker) rescue(ctx context.Context) {
 		}
 	}
 	w.seen = seen
-	w.mu.Lock()
-	w.silent = silent
-	w.mu.Unlock()
-	if w.o.Sweep != nil && (first || len(dead) > 0) {
-		w.o.Sweep() // before the jobs can be claimed again
-	}
-	rescued, err := w.q.store.Rescue(ctx, dead, Now())
-	if err != nil {
-		w.log.Warn("rescue", "error", err.Error())
-		return
-	}
-	for _, r := range rescued {
-		w.log.Warn("rescued", "event_id", r.EventID, "route", r.Route, "attempt", r.Seq, "worker", r.WorkerID,
-			"status", string(r.Status), "crash_count", r.CrashCount)
-	}
-	if len(rescued) > 0 {
-		w.q.Wake()
-	}
+	w.count(func() { w.silent = silent })
+	return dead
 }

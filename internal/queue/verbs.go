@@ -89,7 +89,7 @@ func refuseRetry(id int64, jobs []Job) error {
 func (q *Queue) start(ctx context.Context, id int64, o RetryOptions) (int, error) {
 	r := q.cfg.Route(o.Route)
 	if r == nil {
-		return 0, fmt.Errorf("%w %q: the configuration has %s", ErrUnknownRoute, o.Route, orNone(q.cfg.RouteNames()))
+		return 0, UnknownRoute(o.Route, "the configuration has", q.cfg.RouteNames())
 	}
 	if o.DryRun {
 		return 1, nil
@@ -105,13 +105,6 @@ func (q *Queue) start(ctx context.Context, id int64, o RetryOptions) (int, error
 	q.log.InfoContext(ctx, "requeued", "event_id", id, "route", r.Name, "new", true)
 	q.Wake()
 	return 1, nil
-}
-
-func orNone(names []string) string {
-	if len(names) == 0 {
-		return "no routes"
-	}
-	return strings.Join(names, ", ")
 }
 
 // BulkOptions bound and watch a verb over many jobs.

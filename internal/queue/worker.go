@@ -73,6 +73,7 @@ type worker struct {
 	o      WorkerOptions
 	log    *slog.Logger
 	routes []*Route
+	names  []string // of the routes, in their order
 
 	handling   context.Context
 	background context.Context
@@ -122,14 +123,14 @@ type sighting struct {
 func (q *Queue) Work(ctx context.Context, o WorkerOptions) error {
 	w := &worker{
 		q: q, o: o.withDefaults(), log: q.log, runs: map[Claim]*run{}, freed: make(chan struct{}, 1),
-		seen: map[Text]sighting{}, horizon: Now(),
+		seen: map[Text]sighting{}, names: []string{}, horizon: Now(),
 	}
 	if w.left = o.Limit; o.Limit <= 0 {
 		w.left = int(^uint(0) >> 1)
 	}
 	for i := range q.cfg.Routes {
 		if r := &q.cfg.Routes[i]; o.Routes == nil || slices.Contains(o.Routes, r.Name) {
-			w.routes = append(w.routes, r)
+			w.routes, w.names = append(w.routes, r), append(w.names, r.Name)
 		}
 	}
 	ctx, w.fail = context.WithCancelCause(ctx)
@@ -173,13 +174,9 @@ func (w *worker) newID() Text {
 
 // register begins a new life; the row of the last one goes.
 func (w *worker) register(ctx context.Context) error {
-	names := make([]string, len(w.routes))
-	for i, r := range w.routes {
-		names[i] = r.Name
-	}
 	at, id, earlier := Clock(), w.newID(), w.name()
 	err := w.q.store.Register(ctx, Worker{
-		ID: id, Host: w.o.Host, PID: w.o.PID, Version: w.o.Version, Routes: names, Slots: w.o.Concurrency, StartedAt: At(at),
+		ID: id, Host: w.o.Host, PID: w.o.PID, Version: w.o.Version, Routes: w.names, Slots: w.o.Concurrency, StartedAt: At(at),
 	}, earlier)
 	if err != nil {
 		return err
@@ -188,7 +185,7 @@ func (w *worker) register(ctx context.Context) error {
 	w.id, w.lost = id, false
 	w.leased(at)
 	w.mu.Unlock()
-	w.log.InfoContext(ctx, "worker registered", "worker", id, "routes", names, "slots", w.o.Concurrency)
+	w.log.InfoContext(ctx, "worker registered", "worker", id, "routes", w.names, "slots", w.o.Concurrency)
 	return nil
 }
 
@@ -282,17 +279,13 @@ func (w *worker) cause(ctx context.Context) error {
 // each time so that none stands before the others. It returns how long to
 // sleep, and whether nothing runs and nothing is due.
 func (w *worker) claimAll(ctx context.Context) (wait time.Duration, idle bool, err error) {
-	names := make([]string, len(w.routes))
-	for i, r := range w.routes {
-		names[i] = r.Name
-	}
 	for {
 		wait = w.o.PollInterval
 		running, leased := w.state()
 		if running >= w.o.Concurrency || w.left <= 0 || !leased {
 			return wait, running == 0 && (leased || w.left <= 0), nil
 		}
-		due, err := w.q.store.Due(ctx, names)
+		due, err := w.q.store.Due(ctx, w.names)
 		if err != nil {
 			return 0, false, err
 		}

@@ -101,6 +101,19 @@ func start(t *testing.T, q *queue.Queue, o queue.WorkerOptions) (stop func() err
 	return stop
 }
 
+// claimAsDead claims jobs of route r for a worker named dead that never beats.
+func (b *bench) claimAsDead(limit int) {
+	b.t.Helper()
+	now := queue.Now()
+	if err := b.store.Register(b.t.Context(), queue.Worker{ID: "dead", StartedAt: now}, ""); err != nil {
+		b.t.Fatal(err)
+	}
+	jobs, err := b.store.Claim(b.t.Context(), queue.ClaimParams{Route: "r", Now: now, DueBy: now, Limit: limit, WorkerID: "dead"})
+	if err != nil || len(jobs) != limit {
+		b.t.Fatalf("claimed %d, %v; want %d", len(jobs), err, limit)
+	}
+}
+
 // pass lets time pass in the bubble.
 func pass(d time.Duration) {
 	<-time.After(d)
@@ -421,14 +434,7 @@ func TestOnceProcessesWhatIsDueAndReturns(t *testing.T) {
 func TestOnceRescues(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		id := receive(t, b.Queue, "d")
-		w := queue.Worker{ID: "dead", StartedAt: queue.Now()}
-		if err := b.store.Register(t.Context(), w, ""); err != nil {
-			t.Fatal(err)
-		}
-		n := queue.Now()
-		if _, err := b.store.Claim(t.Context(), queue.ClaimParams{Route: "r", Now: n, DueBy: n, Limit: 1, WorkerID: w.ID}); err != nil {
-			t.Fatal(err)
-		}
+		b.claimAsDead(1)
 		pass(time.Hour) // the next run of cron
 		begin := time.Now()
 		if err := b.Work(t.Context(), queue.WorkerOptions{Once: true}); err != nil {
@@ -592,14 +598,7 @@ func TestSuspectsRunOneAtATime(t *testing.T) {
 		for i := range 4 {
 			ids = append(ids, receive(t, b.Queue, fmt.Sprint("d", i)))
 		}
-		w := queue.Worker{ID: "dead", StartedAt: queue.Now()}
-		if err := b.store.Register(t.Context(), w, ""); err != nil {
-			t.Fatal(err)
-		}
-		n := queue.Now()
-		if _, err := b.store.Claim(t.Context(), queue.ClaimParams{Route: "r", Now: n, DueBy: n, Limit: 4, WorkerID: w.ID}); err != nil {
-			t.Fatal(err)
-		}
+		b.claimAsDead(4)
 		b.work(queue.WorkerOptions{})
 		pass(2 * time.Minute)
 		for _, id := range ids {

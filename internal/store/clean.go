@@ -88,16 +88,18 @@ func chooseOld(rows []candidate, p queue.CleanParams, now queue.Time) (out queue
 
 // terminal repeats the decision inside the transaction: an operator may have
 // requeued a job meanwhile.
-const terminal = ` AND n_pending = 0 AND n_processing = 0 AND n_failed = 0 AND (n_dead = 0 OR purged_at IS NOT NULL OR `
+func terminal(includeDead bool) string {
+	cond := ` AND n_pending = 0 AND n_processing = 0 AND n_failed = 0`
+	if includeDead {
+		return cond
+	}
+	return cond + ` AND (n_dead = 0 OR purged_at IS NOT NULL)`
+}
 
 func clean(ctx context.Context, q querier, p queue.CleanParams, forget, purge []int64, now queue.Time) (out queue.Cleaned, err error) {
-	includeDead := "1 = 0)"
-	if p.IncludeDead {
-		includeDead = "1 = 1)"
-	}
 	if len(forget) > 0 {
 		var a args
-		gone, err := all(ctx, q, `DELETE FROM webhook_events WHERE id IN (`+list(&a, forget)+`)`+terminal+includeDead+
+		gone, err := all(ctx, q, `DELETE FROM webhook_events WHERE id IN (`+list(&a, forget)+`)`+terminal(p.IncludeDead)+
 			` RETURNING webhook_events.purged_at`, a, func(rows *sql.Rows, at *queue.Time) error { return rows.Scan(at) })
 		if err != nil {
 			return out, err
@@ -111,7 +113,7 @@ func clean(ctx context.Context, q querier, p queue.CleanParams, forget, purge []
 		}
 	}
 	if len(purge) > 0 {
-		out.Purged, err = purgeEvents(ctx, q, purge, terminal+includeDead, now)
+		out.Purged, err = purgeEvents(ctx, q, purge, terminal(p.IncludeDead), now)
 	}
 	return out, err
 }

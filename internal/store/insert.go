@@ -5,14 +5,11 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 
 	"orchestrate/internal/queue"
 )
-
-func sortedKeys[V any](m map[int64]V) []int64 { return slices.Sorted(maps.Keys(m)) }
 
 // Insert implements queue.Store.
 func (s *SQLite) Insert(ctx context.Context, in queue.Insertion) (queue.Receipt, error) {

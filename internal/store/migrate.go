@@ -33,15 +33,6 @@ func SchemaVersion() (int64, error) {
 	return goose.NumericComponent(names[len(names)-1])
 }
 
-// create makes the file, if there is none, and brings its schema up to date.
-func create(ctx context.Context, o Options) error {
-	_, err := migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
-		_, err := p.Up(ctx)
-		return err
-	})
-	return err
-}
-
 // MigrateUp creates the database where there is none and applies what is
 // pending; it returns what it applied.
 func MigrateUp(ctx context.Context, o Options) ([]Migration, error) {

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -185,7 +187,7 @@ func (ds deltas) apply(ctx context.Context, q querier, now queue.Time) error {
 	if len(ds) == 0 {
 		return nil
 	}
-	ids := sortedKeys(ds)
+	ids := slices.Sorted(maps.Keys(ds))
 	a := args{now}
 	rows := a.values(deltaCasts, len(ids), func(i int) []any {
 		d := ds[ids[i]]

@@ -34,7 +34,6 @@ type Options struct {
 
 // SQLite is a queue.Store in one file.
 type SQLite struct {
-	path   string
 	reads  *sql.DB
 	writes *sql.DB
 	w      *writer
@@ -55,13 +54,13 @@ func Open(ctx context.Context, o Options) (*SQLite, error) {
 	}
 	useOFDLocks(ctx, o.Log)
 	if o.Create {
-		if err := create(ctx, o); err != nil {
+		if _, err := MigrateUp(ctx, o); err != nil {
 			return nil, err
 		}
 	} else if err := mustExist(o.Path); err != nil {
 		return nil, err
 	}
-	s := &SQLite{path: o.Path}
+	s := &SQLite{}
 	var err error
 	if s.reads, err = sql.Open("sqlite", dsn(o.Path, o.Timeout, "query_only(1)")); err != nil {
 		return nil, err

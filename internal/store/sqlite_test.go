@@ -202,6 +202,22 @@ func TestWatchSeesOtherProcess(t *testing.T) {
 	}
 }
 
+// holdWriter keeps the writer in a transaction until it is released.
+func holdWriter(t *testing.T, s *SQLite) (release func()) {
+	t.Helper()
+	hold, held, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = write(t.Context(), s.w, s.w.urgent, 0, func(context.Context, querier) (int, error) {
+			close(held)
+			<-hold
+			return 0, nil
+		})
+	}()
+	<-held
+	return func() { close(hold); <-done }
+}
+
 // TestOneBadOperationCostsNoNeighbour: everything of a group is rolled back and
 // run again apart, and only the bad one is told an error.
 func TestOneBadOperationCostsNoNeighbour(t *testing.T) {
@@ -217,17 +233,8 @@ func TestOneBadOperationCostsNoNeighbour(t *testing.T) {
 			return 0, err
 		}
 	}
-	// A first operation holds the writer until the others wait behind it.
-	hold, held := make(chan struct{}), make(chan struct{})
+	release := holdWriter(t, s) // until the others wait
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		_, _ = write(t.Context(), s.w, s.w.urgent, 0, func(context.Context, querier) (int, error) {
-			close(held)
-			<-hold
-			return 0, nil
-		})
-	})
-	<-held
 	ids := []string{"one", "bad", "two", "three"}
 	errs := make([]error, len(ids))
 	for i, id := range ids {
@@ -236,7 +243,7 @@ func TestOneBadOperationCostsNoNeighbour(t *testing.T) {
 	for len(s.w.urgent) < len(ids) {
 		runtime.Gosched()
 	}
-	close(hold)
+	release()
 	wg.Wait()
 	for i, id := range ids {
 		if want := map[bool]error{true: bad}[id == "bad"]; !errors.Is(errs[i], want) {
@@ -251,16 +258,7 @@ func TestOneBadOperationCostsNoNeighbour(t *testing.T) {
 
 func TestIntakeIsRefusedWhenTooMuchWaits(t *testing.T) {
 	s := open(t, "")
-	hold, held := make(chan struct{}), make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		_, _ = write(t.Context(), s.w, s.w.urgent, 0, func(context.Context, querier) (int, error) {
-			close(held)
-			<-hold
-			return 0, nil
-		})
-	})
-	<-held
+	release := holdWriter(t, s)
 	for range maxWaiting {
 		s.w.intake <- &op{ctx: t.Context(), done: make(chan error, 1), run: func(context.Context, querier) error { return nil }}
 	}
@@ -268,8 +266,7 @@ func TestIntakeIsRefusedWhenTooMuchWaits(t *testing.T) {
 	if !errors.Is(err, queue.ErrBusy) {
 		t.Errorf("got %v, want ErrBusy", err)
 	}
-	close(hold)
-	wg.Wait()
+	release()
 }
 
 // TestCheckpointWaitsForNobody: under the busy timeout it would keep every

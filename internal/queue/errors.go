@@ -56,3 +56,21 @@ type UnavailableError struct {
 
 func (e *UnavailableError) Error() string { return e.Err.Error() }
 func (e *UnavailableError) Unwrap() error { return e.Err }
+
+// FieldError says which field of a specification can't be used. Line and Column
+// count from 1 in the field's text, where that has a grammar of its own; 0 means
+// all of it.
+type FieldError struct {
+	Field        string // as the configuration names it: filter.labels[0]
+	Line, Column int
+	Err          error
+}
+
+func (e *FieldError) Error() string {
+	if e.Line == 0 {
+		return e.Field + ": " + e.Err.Error()
+	}
+	return fmt.Sprintf("%s: %d:%d: %s", e.Field, e.Line, e.Column, e.Err)
+}
+
+func (e *FieldError) Unwrap() error { return e.Err }

@@ -37,10 +37,10 @@ func newFixture(t *testing.T, n int, routes ...string) *fixture {
 	f := &fixture{t: t, dir: t.TempDir()}
 	var yaml strings.Builder
 	yaml.WriteString("routes:\n")
-	cfg := queue.Config{}
+	cfg := queue.Config{Matcher: anyEvent(routes)}
 	for _, r := range routes {
 		fmt.Fprintf(&yaml, "  - {name: %s, on: [\"*\"], run: {command: [\"true\"]}}\n", r)
-		cfg.Routes = append(cfg.Routes, queue.Route{Name: r, Matcher: anyEvent{}, Retry: queue.DefaultRetry()})
+		cfg.Routes = append(cfg.Routes, queue.Route{Name: r, Retry: queue.DefaultRetry()})
 	}
 	if err := os.WriteFile(f.path("config.yaml"), []byte(yaml.String()), 0o600); err != nil {
 		t.Fatal(err)
@@ -58,9 +58,18 @@ func newFixture(t *testing.T, n int, routes ...string) *fixture {
 	return f
 }
 
-type anyEvent struct{}
+// anyEvent are routes that want every event.
+type anyEvent []string
 
-func (anyEvent) Match(*queue.Event, *queue.Payload) (bool, error) { return true, nil }
+func (a anyEvent) Match(*queue.Event, *queue.Payload) []queue.Match {
+	all := make([]queue.Match, len(a))
+	for i, r := range a {
+		all[i].Route = r
+	}
+	return all
+}
+
+func (anyEvent) Wants(string, *queue.Event, *queue.Payload) (bool, error) { return true, nil }
 
 func (f *fixture) path(name string) string { return filepath.Join(f.dir, name) }
 

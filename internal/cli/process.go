@@ -95,11 +95,8 @@ func (w *wired) workerOptions() queue.WorkerOptions {
 	if err != nil {
 		host = "localhost" // only a name that an operator may know it by
 	}
-	c := w.config
 	return queue.WorkerOptions{
-		Concurrency: c.Processor.Concurrency, BatchSize: c.Processor.BatchSize, PollInterval: c.Processor.PollInterval,
-		DrainTimeout: max(c.DrainTimeout, 1), // 0 would be the default
-		Host:         host, PID: os.Getpid(), Version: w.version,
+		Host: host, PID: os.Getpid(), Version: w.version,
 		Sweep: func() {
 			if err := handler.Sweep(w.attemptsPath()); err != nil {
 				w.log.Warn("remove what dead workers left", "error", err.Error())

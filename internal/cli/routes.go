@@ -75,7 +75,9 @@ func (o *routesTestOptions) check(cmd *cobra.Command) (err error) {
 
 // verdict is what a route says of an event, with its conditions.
 type verdict struct {
-	queue.Verdict
+	Route      string            `json:"route"`
+	Match      bool              `json:"match"`
+	Error      queue.Text        `json:"error"`
 	Conditions []route.Predicate `json:"conditions"`
 }
 
@@ -84,7 +86,7 @@ func runRoutesTest(ctx context.Context, a *App, o *routesTestOptions) error {
 	if err != nil {
 		return err
 	}
-	q, e, p, err := o.load(ctx, a, w)
+	_, e, p, err := o.load(ctx, a, w)
 	if err != nil {
 		return err
 	}
@@ -92,8 +94,10 @@ func runRoutesTest(ctx context.Context, a *App, o *routesTestOptions) error {
 		match := map[bool]string{true: "yes", false: "no"}[v.Match]
 		return []string{v.Route, match, v.why()}
 	})
-	for i, v := range q.ExplainMatch(e, p) {
-		if err := l.Add(verdict{v, w.matchers[i].Explain(e, p)}); err != nil {
+	for i, name := range w.queue.RouteNames() {
+		v := verdict{Route: name, Conditions: w.matchers[i].Explain(e, p)}
+		v.Match, _ = w.queue.Matcher.Wants(name, e, p)
+		if err := l.Add(v); err != nil {
 			return err
 		}
 	}

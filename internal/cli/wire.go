@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -85,7 +86,13 @@ func (a *App) wire() (*wired, error) {
 	}
 	w := &wired{
 		config: c, version: readVersion(a.Version).Version, redact: &redactor{}, commands: &a.commands,
-		queue: queue.Config{RequeueDead: c.OnRedelivery == config.RequeueDead, Hash: c.Hash},
+		queue: queue.Config{
+			RequeueDead: c.OnRedelivery == config.RequeueDead, Hash: c.Hash,
+			Sizes: queue.Sizes{
+				Concurrency: c.Processor.Concurrency, BatchSize: c.Processor.BatchSize, PollInterval: c.Processor.PollInterval,
+				DrainTimeout: max(c.DrainTimeout, 1), // 0 would be the default
+			},
+		},
 	}
 	if w.log, err = a.logger(c, w.redact); err != nil {
 		return nil, err
@@ -98,8 +105,27 @@ func (a *App) wire() (*wired, error) {
 		w.queue.Routes = append(w.queue.Routes, compiled)
 		w.matchers = append(w.matchers, m)
 	}
+	w.queue.Matcher = byName{w.queue.RouteNames(), w.matchers}
 	a.wired = w
 	return w, nil
+}
+
+type byName struct {
+	names    []string
+	matchers []*route.Matcher
+}
+
+func (t byName) Match(e *queue.Event, p *queue.Payload) (all []queue.Match) {
+	for i, m := range t.matchers {
+		if ok, err := m.Match(e, p); ok || err != nil {
+			all = append(all, queue.Match{Route: t.names[i], Err: err})
+		}
+	}
+	return all
+}
+
+func (t byName) Wants(name string, e *queue.Event, p *queue.Payload) (bool, error) {
+	return t.matchers[slices.Index(t.names, name)].Match(e, p)
 }
 
 func (w *wired) compile(r config.Route) (queue.Route, *route.Matcher, error) {
@@ -115,7 +141,7 @@ func (w *wired) compile(r config.Route) (queue.Route, *route.Matcher, error) {
 	if err != nil {
 		return queue.Route{}, nil, fmt.Errorf("run: %w", err)
 	}
-	return queue.Route{Name: r.Name, Matcher: m, Handler: h, Concurrency: r.Concurrency, Retry: retryPolicy(r.Retry)}, m, nil
+	return queue.Route{Name: r.Name, Handler: h, Concurrency: r.Concurrency, Retry: retryPolicy(r.Retry)}, m, nil
 }
 
 // secretVariables names the variables whose values no command may see.

@@ -31,10 +31,11 @@ func BenchmarkStartLatency(b *testing.B) {
 				return s
 			}
 			started := make(chan time.Time, 1)
-			cfg := &queue.Config{Routes: []queue.Route{route("r", func(context.Context, *queue.Task) (queue.Result, error) {
+			routes := []queue.Route{route("r", func(context.Context, *queue.Task) (queue.Result, error) {
 				started <- time.Now()
 				return queue.Result{}, nil
-			})}}
+			})}
+			cfg := &queue.Config{Routes: routes, Matcher: always(routes)}
 			q := queue.New(open(), cfg, slog.New(slog.DiscardHandler))
 			receiver := q
 			if name == "other process" {

@@ -1,17 +1,37 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"time"
 )
 
 // Config is what an operator decided, as one immutable value: Receive and each
-// claim take it once and use nothing else.
+// claim take it once and use nothing else. Reload replaces it.
 type Config struct {
 	Routes      []Route
-	RequeueDead bool   // a redelivery requeues the dead jobs of its event
+	Matcher     Matcher // of all the routes
+	RequeueDead bool    // a redelivery requeues the dead jobs of its event
+	Sizes       Sizes
 	Hash        string // names this configuration in the history of attempts
+}
+
+// Sizes are how much a worker does at once. Zero values take the defaults.
+type Sizes struct {
+	Concurrency  int           // slots: handlers at once; 5
+	BatchSize    int           // jobs a claim takes at most; 10
+	PollInterval time.Duration // how long to sleep when nothing tells of work; 5 s
+	DrainTimeout time.Duration // how long running handlers may go on after a stop; 30 s
+}
+
+func (s Sizes) orDefaults() Sizes {
+	return Sizes{
+		Concurrency:  cmp.Or(max(s.Concurrency, 0), 5),
+		BatchSize:    cmp.Or(max(s.BatchSize, 0), 10),
+		PollInterval: cmp.Or(max(s.PollInterval, 0), 5*time.Second),
+		DrainTimeout: cmp.Or(max(s.DrainTimeout, 0), 30*time.Second),
+	}
 }
 
 // Route finds a route by name; nil if there is none.
@@ -36,17 +56,27 @@ func (c *Config) RouteNames() []string {
 // Route says which events start which handler.
 type Route struct {
 	Name        string
-	Matcher     Matcher
 	Handler     Handler
 	Concurrency int // how many at once in one worker; 0: as many as it has slots
 	Retry       Retry
 }
 
-// Matcher decides whether an event starts a route. An error means that it
-// can't be told; the event is never lost by that: it gets a dead-lettered job,
-// which is evaluated again when it is replayed. Safe for concurrent use.
+// Matcher decides which routes an event starts. It does not panic. Safe for
+// concurrent use.
 type Matcher interface {
-	Match(*Event, *Payload) (bool, error)
+	// Match returns, in the order of the configuration, the routes that want the
+	// event, and those of which it can't be told, with why. The event is never
+	// lost by that: such a route gets a dead-lettered job, which is evaluated
+	// again when it is replayed.
+	Match(e *Event, p *Payload) []Match
+	// Wants asks one route. An error means that it can't be told.
+	Wants(route string, e *Event, p *Payload) (bool, error)
+}
+
+// Match is a route that an event starts; or may start, if Err is set.
+type Match struct {
+	Route string
+	Err   error
 }
 
 // Handler does what a route asks for. The error is the outcome: nil is done, a

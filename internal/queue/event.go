@@ -181,9 +181,11 @@ type Worker struct {
 	PID         int      `json:"pid"`
 	Version     string   `json:"version"`
 	Routes      []string `json:"routes"`
-	Slots       int      `json:"slots"`
+	Slots       int      `json:"slots"` // 0: it only receives
 	StartedAt   Time     `json:"started_at"`
 	Beat        int64    `json:"beat"`
 	HeartbeatAt Time     `json:"heartbeat_at"`
-	Silent      bool     `json:"silent"` // by the clocks its lease is over: it may be dead
+	Silent      bool     `json:"silent"`      // by the clocks its lease is over: it may be dead
+	ConfigHash  Text     `json:"config_hash"` // of the configuration that it follows
+	Reloads
 }

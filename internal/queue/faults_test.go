@@ -40,10 +40,10 @@ func (f *faulty) wait() {
 	}
 }
 
-func (f *faulty) Heartbeat(ctx context.Context, id queue.Text, now queue.Time) ([]queue.Job, error) {
+func (f *faulty) Heartbeat(ctx context.Context, w queue.Worker) ([]queue.Job, error) {
 	f.wait()
 	<-time.After(f.beats)
-	return f.Store.Heartbeat(ctx, id, now)
+	return f.Store.Heartbeat(ctx, w)
 }
 
 func (f *faulty) Settle(ctx context.Context, c queue.Claim, s queue.Settlement) error {
@@ -153,7 +153,8 @@ func TestSuspectIsNotStarved(t *testing.T) {
 		for i := range 100 {
 			receive(t, b.Queue, fmt.Sprint("d", i))
 		}
-		b.work(queue.WorkerOptions{Concurrency: 2})
+		b.size(queue.Sizes{Concurrency: 2})
+		b.work(queue.WorkerOptions{})
 		pass(3 * time.Second)
 		b.wantStatus(id, queue.StatusCompleted)
 	}, route("r", func(context.Context, *queue.Task) (queue.Result, error) {
@@ -172,14 +173,14 @@ func TestStallCondemnsNobody(t *testing.T) {
 			ids = append(ids, receive(t, b.Queue, fmt.Sprint("d", i)))
 		}
 		for _, f := range []*faulty{first, second} {
-			start(t, newQueue(t, f, route("r", func(ctx context.Context, _ *queue.Task) (queue.Result, error) {
+			start(t, sized(f, queue.Sizes{Concurrency: 2}, route("r", func(ctx context.Context, _ *queue.Task) (queue.Result, error) {
 				select {
 				case <-ctx.Done():
 					return queue.Result{}, context.Cause(ctx)
 				case <-time.After(40 * time.Second):
 					return queue.Result{}, nil
 				}
-			})), queue.WorkerOptions{Concurrency: 2})
+			})), queue.WorkerOptions{})
 			pass(time.Second)
 		}
 		pass(11 * time.Second) // they know each other
@@ -239,7 +240,7 @@ func TestOnceLeavesNothingDue(t *testing.T) {
 		for i := range 3 {
 			receive(t, b.Queue, fmt.Sprint("d", i))
 		}
-		if err := newQueue(t, f, slow, route("quick", succeeds)).Work(t.Context(), queue.WorkerOptions{Once: true, BatchSize: 1}); err != nil {
+		if err := sized(f, queue.Sizes{BatchSize: 1}, slow, route("quick", succeeds)).Work(t.Context(), queue.WorkerOptions{Once: true}); err != nil {
 			t.Fatal(err)
 		}
 		st, err := b.Stats(t.Context())

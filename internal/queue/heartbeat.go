@@ -16,6 +16,7 @@ func (w *worker) heartbeats() {
 	for {
 		select {
 		case <-tick.C:
+		case <-w.q.reloaded:
 		case <-w.background.Done():
 			return
 		}
@@ -34,11 +35,12 @@ func (w *worker) heartbeats() {
 func (w *worker) heartbeat() error {
 	at := Clock()
 	w.mu.Lock()
-	id, running := w.id, maps.Clone(w.runs)
+	me, running := w.row(), maps.Clone(w.runs)
 	w.mu.Unlock()
+	me.HeartbeatAt = At(at)
 	ctx, cancel := context.WithTimeout(w.background, w.o.Lease)
 	defer cancel()
-	held, err := w.q.store.Heartbeat(ctx, id, At(at))
+	held, err := w.q.store.Heartbeat(ctx, me)
 	if errors.Is(err, ErrLeaseLost) {
 		return w.surrender(ctx)
 	}

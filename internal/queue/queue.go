@@ -9,42 +9,48 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"sync"
+	"sync/atomic"
 )
 
 // Queue is the service that everything goes through: receiving, working, and
 // the operator's verbs. Safe for concurrent use.
 type Queue struct {
 	store Store
-	cfg   *Config
+	cfg   atomic.Pointer[Config]
 	log   *slog.Logger
 	wake  chan struct{} // tells the worker of this process that there may be work
+
+	reloaded chan struct{} // tells it that there is something to show of a reload
+
+	mu      sync.Mutex
+	reloads Reloads
 }
 
-// New returns the service over a store. A configuration without routes is fine
-// for a process that only looks and moves.
+// New returns the service over a store. A configuration without routes and
+// matcher is fine for a process that only looks and moves.
 func New(s Store, cfg *Config, log *slog.Logger) *Queue {
-	return &Queue{store: s, cfg: cfg, log: log, wake: make(chan struct{}, 1)}
+	q := &Queue{store: s, log: log, wake: make(chan struct{}, 1), reloaded: make(chan struct{}, 1)}
+	q.cfg.Store(cfg)
+	return q
 }
 
 // Receive stores a verified delivery with a job for each route that wants it.
 // When it returns nil, the event is on disk; a conflict is told by the receipt,
 // not by an error. The event's id is ignored.
 func (q *Queue) Receive(ctx context.Context, e *Event, p *Payload) (Receipt, error) {
-	in := Insertion{Event: e, Payload: p, RequeueDead: q.cfg.RequeueDead}
-	for i := range q.cfg.Routes {
-		r := &q.cfg.Routes[i]
+	cfg := q.cfg.Load()
+	in := Insertion{Event: e, Payload: p, RequeueDead: cfg.RequeueDead}
+	for _, m := range cfg.Matcher.Match(e, p) {
 		job := Job{
-			Claim: Claim{JobKey: JobKey{Route: r.Name}}, Status: StatusPending,
-			MaxRetries: r.Retry.Max, DueAt: e.ReceivedAt,
+			Claim: Claim{JobKey: JobKey{Route: m.Route}}, Status: StatusPending,
+			MaxRetries: cfg.Route(m.Route).Retry.Max, DueAt: e.ReceivedAt,
 		}
-		wanted, err := match(r, e, p)
-		if err != nil {
+		if m.Err != nil {
 			job.Status, job.MatchPending, job.FinishedAt = StatusDeadLetter, true, e.ReceivedAt
-			job.ErrorMessage = Clean("match: " + err.Error())
+			job.ErrorMessage = Clean("match: " + m.Err.Error())
 		}
-		if wanted || err != nil {
-			in.Jobs = append(in.Jobs, job)
-		}
+		in.Jobs = append(in.Jobs, job)
 	}
 	receipt, err := q.store.Insert(ctx, in)
 	if err != nil {
@@ -55,16 +61,6 @@ func (q *Queue) Receive(ctx context.Context, e *Event, p *Payload) (Receipt, err
 		q.Wake()
 	}
 	return receipt, nil
-}
-
-// match evaluates a route; a panic in it is an error like any other.
-func match(r *Route, e *Event, p *Payload) (wanted bool, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			wanted, err = false, fmt.Errorf("panic: %v", v)
-		}
-	}()
-	return r.Matcher.Match(e, p)
 }
 
 func (q *Queue) logReceipt(ctx context.Context, e *Event, r Receipt, jobs []Job) {
@@ -89,10 +85,7 @@ func (q *Queue) logReceipt(ctx context.Context, e *Event, r Receipt, jobs []Job)
 
 // Wake tells the worker of this process to look for work now.
 func (q *Queue) Wake() {
-	select {
-	case q.wake <- struct{}{}:
-	default: // it has been told already
-	}
+	signal(q.wake)
 }
 
 // Detail is an event with everything that happened to it.
@@ -192,29 +185,6 @@ func (q *Queue) Stats(ctx context.Context) (Stats, error) {
 	return s, err
 }
 
-// ExplainMatch tells for each configured route whether it wants the event.
-func (q *Queue) ExplainMatch(e *Event, p *Payload) []Verdict {
-	verdicts := make([]Verdict, len(q.cfg.Routes))
-	for i := range q.cfg.Routes {
-		r := &q.cfg.Routes[i]
-		v := Verdict{Route: r.Name}
-		wanted, err := match(r, e, p)
-		v.Match = wanted
-		if err != nil {
-			v.Error = Clean(err.Error())
-		}
-		verdicts[i] = v
-	}
-	return verdicts
-}
-
-// Verdict is what a route says of an event.
-type Verdict struct {
-	Route string `json:"route"`
-	Match bool   `json:"match"`
-	Error Text   `json:"error"`
-}
-
 // WarnUnknownRoutes logs, with counts, the routes that hold unfinished jobs but
 // that the configuration does not have: nobody will run those.
 func (q *Queue) WarnUnknownRoutes(ctx context.Context) error {
@@ -222,7 +192,7 @@ func (q *Queue) WarnUnknownRoutes(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("count jobs of unknown routes: %w", err)
 	}
-	known := q.cfg.RouteNames()
+	known := q.cfg.Load().RouteNames()
 	for _, route := range slices.Sorted(maps.Keys(waiting)) {
 		if !slices.Contains(known, route) {
 			q.log.WarnContext(ctx, "jobs wait for a route that the configuration does not have", "route", route, "jobs", waiting[route],

@@ -33,8 +33,10 @@ type Store interface {
 	// if named, goes with it, and its jobs are pending again.
 	Register(ctx context.Context, w Worker, earlier Text) error
 	// Heartbeat raises the worker's beat and returns the jobs that the store
-	// holds as claimed by it. ErrLeaseLost when its row is gone.
-	Heartbeat(ctx context.Context, workerID Text, now Time) ([]Job, error)
+	// holds as claimed by it. What may change while a worker lives, its routes,
+	// slots, configuration and reloads, is kept, too. ErrLeaseLost when its row
+	// is gone.
+	Heartbeat(ctx context.Context, w Worker) ([]Job, error)
 	// Unregister removes a worker that has nothing left running; what the store
 	// still holds for it, a claim whose result was lost, is pending again.
 	Unregister(ctx context.Context, workerID Text, now Time) error

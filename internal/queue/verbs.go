@@ -87,9 +87,10 @@ func refuseRetry(id int64, jobs []Job) error {
 // start gives the event a job for a route that did not want it, or that did not
 // exist when it came.
 func (q *Queue) start(ctx context.Context, id int64, o RetryOptions) (int, error) {
-	r := q.cfg.Route(o.Route)
+	cfg := q.cfg.Load()
+	r := cfg.Route(o.Route)
 	if r == nil {
-		return 0, UnknownRoute(o.Route, "the configuration has", q.cfg.RouteNames())
+		return 0, UnknownRoute(o.Route, "the configuration has", cfg.RouteNames())
 	}
 	if o.DryRun {
 		return 1, nil

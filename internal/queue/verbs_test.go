@@ -15,14 +15,15 @@ import (
 // seeded is a queue with n events whose jobs for route r are dead.
 func seeded(t *testing.T, n int) (*queue.Queue, []int64) {
 	t.Helper()
-	q := newQueue(t, openStore(t, filepath.Join(t.TempDir(), "q.db")), route("r", func(context.Context, *queue.Task) (queue.Result, error) {
+	s := openStore(t, filepath.Join(t.TempDir(), "q.db"))
+	q := sized(s, queue.Sizes{Concurrency: 50, BatchSize: 50}, route("r", func(context.Context, *queue.Task) (queue.Result, error) {
 		return queue.Result{}, queue.Permanent("broken")
 	}))
 	var ids []int64
 	for i := range n {
 		ids = append(ids, receive(t, q, fmt.Sprintf("d%03d", i)))
 	}
-	if err := q.Work(t.Context(), queue.WorkerOptions{Once: true, Concurrency: 50, BatchSize: 50}); err != nil {
+	if err := q.Work(t.Context(), queue.WorkerOptions{Once: true}); err != nil {
 		t.Fatal(err)
 	}
 	return q, ids
@@ -89,7 +90,7 @@ func TestRequeueIsASnapshot(t *testing.T) {
 	chunks := 0
 	b, err := q.RequeueDead(t.Context(), queue.Filter{}, queue.BulkOptions{Progress: func(queue.Bulk) {
 		chunks++
-		if err := q.Work(t.Context(), queue.WorkerOptions{Once: true, Concurrency: 50, BatchSize: 50}); err != nil {
+		if err := q.Work(t.Context(), queue.WorkerOptions{Once: true}); err != nil {
 			t.Error(err)
 		}
 	}})

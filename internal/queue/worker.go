@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -15,16 +16,12 @@ import (
 
 // WorkerOptions say how a worker works. Zero values take the defaults.
 type WorkerOptions struct {
-	Concurrency  int           // slots: handlers at once; 5
-	BatchSize    int           // jobs a claim takes at most; 10
-	PollInterval time.Duration // how long to sleep when nothing tells of work; 5 s
-	DrainTimeout time.Duration // how long running handlers may go on after a stop; 30 s
-	Routes       []string      // claim only from these; nil: all that are configured
-	Once         bool          // process what is due at the start, then return
-	Limit        int           // claims at most, then return; 0: no limit
-	Host         string
-	PID          int
-	Version      string
+	Routes  []string // claim only from these; nil: all that are configured; empty: claim nothing
+	Once    bool     // process what is due at the start, then return
+	Limit   int      // claims at most, then return; 0: no limit
+	Host    string
+	PID     int
+	Version string
 
 	// Beat is how often the worker shows that it lives, 5 s; Lease is after how
 	// long without a beat others take over its jobs, 15 s. All workers of a
@@ -36,21 +33,8 @@ type WorkerOptions struct {
 }
 
 func (o WorkerOptions) withDefaults() WorkerOptions {
-	set := func(d *time.Duration, v time.Duration) {
-		if *d <= 0 {
-			*d = v
-		}
-	}
-	if o.Concurrency <= 0 {
-		o.Concurrency = 5
-	}
-	if o.BatchSize <= 0 {
-		o.BatchSize = 10
-	}
-	set(&o.PollInterval, 5*time.Second)
-	set(&o.DrainTimeout, 30*time.Second)
-	set(&o.Beat, 5*time.Second)
-	set(&o.Lease, Lease)
+	o.Beat = cmp.Or(o.Beat, 5*time.Second)
+	o.Lease = cmp.Or(o.Lease, Lease)
 	return o
 }
 
@@ -69,10 +53,14 @@ var errVanished = errors.New("the claim is gone")
 // handlers run in, outlives it by the drain; and background, which heartbeats
 // and settles run in, outlives both.
 type worker struct {
-	q      *Queue
-	o      WorkerOptions
-	log    *slog.Logger
-	routes []*Route
+	q   *Queue
+	o   WorkerOptions
+	log *slog.Logger
+
+	// What it follows now. The claim loop changes these, under mu.
+	cfg    *Config
+	sizes  Sizes
+	routes []*Route // those that it claims from
 	names  []string // of the routes, in their order
 
 	handling   context.Context
@@ -123,16 +111,12 @@ type sighting struct {
 func (q *Queue) Work(ctx context.Context, o WorkerOptions) error {
 	w := &worker{
 		q: q, o: o.withDefaults(), log: q.log, runs: map[Claim]*run{}, freed: make(chan struct{}, 1),
-		seen: map[Text]sighting{}, names: []string{}, horizon: Now(),
+		seen: map[Text]sighting{}, horizon: Now(),
 	}
 	if w.left = o.Limit; o.Limit <= 0 {
 		w.left = int(^uint(0) >> 1)
 	}
-	for i := range q.cfg.Routes {
-		if r := &q.cfg.Routes[i]; o.Routes == nil || slices.Contains(o.Routes, r.Name) {
-			w.routes, w.names = append(w.routes, r), append(w.names, r.Name)
-		}
-	}
+	w.adopt(q.cfg.Load())
 	ctx, w.fail = context.WithCancelCause(ctx)
 	defer w.fail(nil)
 	var stopHandling context.CancelCauseFunc
@@ -149,7 +133,9 @@ func (q *Queue) Work(ctx context.Context, o WorkerOptions) error {
 	w.rescue(ctx)
 	var helpers sync.WaitGroup
 	helpers.Go(func() { w.heartbeats() })
-	helpers.Go(func() { w.watch() })
+	if w.o.Routes == nil || len(w.o.Routes) > 0 {
+		helpers.Go(func() { w.watch() })
+	}
 
 	err := w.loop(ctx)
 	if errors.Is(err, ErrBroken) {
@@ -174,19 +160,53 @@ func (w *worker) newID() Text {
 
 // register begins a new life; the row of the last one goes.
 func (w *worker) register(ctx context.Context) error {
-	at, id, earlier := Clock(), w.newID(), w.name()
-	err := w.q.store.Register(ctx, Worker{
-		ID: id, Host: w.o.Host, PID: w.o.PID, Version: w.o.Version, Routes: w.names, Slots: w.o.Concurrency, StartedAt: At(at),
-	}, earlier)
-	if err != nil {
+	at := Clock()
+	w.mu.Lock()
+	me, earlier := w.row(), w.id
+	w.mu.Unlock()
+	me.ID, me.StartedAt = w.newID(), At(at)
+	if err := w.q.store.Register(ctx, me, earlier); err != nil {
 		return err
 	}
 	w.mu.Lock()
-	w.id, w.lost = id, false
+	w.id, w.lost = me.ID, false
 	w.leased(at)
 	w.mu.Unlock()
-	w.log.InfoContext(ctx, "worker registered", "worker", id, "routes", w.names, "slots", w.o.Concurrency)
+	w.log.InfoContext(ctx, "worker registered", "worker", me.ID, "routes", me.Routes, "slots", me.Slots)
 	return nil
+}
+
+// row is how others see this worker. The caller holds mu.
+func (w *worker) row() Worker {
+	me := Worker{
+		ID: w.id, Host: w.o.Host, PID: w.o.PID, Version: w.o.Version, Routes: w.names, Slots: w.sizes.Concurrency,
+		ConfigHash: Clean(w.cfg.Hash), Reloads: w.q.reloadCounts(),
+	}
+	if len(w.names) == 0 {
+		me.Slots = 0
+	}
+	return me
+}
+
+// adopt follows a configuration from now on; the next heartbeat tells the
+// others.
+func (w *worker) adopt(cfg *Config) {
+	if cfg == w.cfg {
+		return
+	}
+	routes, names := []*Route{}, []string{}
+	for i := range cfg.Routes {
+		if r := &cfg.Routes[i]; w.o.Routes == nil || slices.Contains(w.o.Routes, r.Name) {
+			routes, names = append(routes, r), append(names, r.Name)
+		}
+	}
+	first := w.cfg == nil
+	w.mu.Lock()
+	w.cfg, w.sizes, w.routes, w.names = cfg, cfg.Sizes.orDefaults(), routes, names
+	w.mu.Unlock()
+	if !first {
+		signal(w.q.reloaded)
+	}
 }
 
 // leased counts the lease from the start of a committed beat, and kills the
@@ -234,6 +254,7 @@ func (w *worker) loop(ctx context.Context) error {
 		case <-w.q.store.Broken():
 			return ErrBroken
 		}
+		w.adopt(w.q.cfg.Load())
 		wait, idle, err := w.claimAll(ctx)
 		switch {
 		case errors.Is(err, ErrBroken) || errors.Is(err, ErrSchema):
@@ -243,7 +264,7 @@ func (w *worker) loop(ctx context.Context) error {
 				return err
 			}
 			w.log.ErrorContext(ctx, "claim", "worker", w.name(), "error", err.Error())
-			wait = min(time.Second, w.o.PollInterval)
+			wait = min(time.Second, w.sizes.PollInterval)
 		case idle && (w.left <= 0 || w.o.Once && !w.awaitsRescue()):
 			return nil
 		}
@@ -280,9 +301,9 @@ func (w *worker) cause(ctx context.Context) error {
 // sleep, and whether nothing runs and nothing is due.
 func (w *worker) claimAll(ctx context.Context) (wait time.Duration, idle bool, err error) {
 	for {
-		wait = w.o.PollInterval
+		wait = w.sizes.PollInterval
 		running, leased := w.state()
-		if running >= w.o.Concurrency || w.left <= 0 || !leased {
+		if running >= w.sizes.Concurrency || w.left <= 0 || !leased || len(w.routes) == 0 {
 			return wait, running == 0 && (leased || w.left <= 0), nil
 		}
 		due, err := w.q.store.Due(ctx, w.names)
@@ -340,7 +361,7 @@ func (w *worker) claimRoute(ctx context.Context, r *Route, d Due, now Time) (n i
 		if limit <= 0 || w.o.Once && kind.due > w.horizon {
 			continue
 		}
-		got, err := w.claim(ctx, r, ClaimParams{Route: r.Name, Now: now, DueBy: w.dueBy(now), Limit: limit, Suspects: kind.suspects})
+		got, err := w.claim(ctx, ClaimParams{Route: r.Name, Now: now, DueBy: w.dueBy(now), Limit: limit, Suspects: kind.suspects})
 		if err != nil {
 			return n, next, err
 		}
@@ -367,7 +388,7 @@ func (w *worker) state() (running int, leased bool) {
 func (w *worker) room(r *Route) (room, suspects int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	room = min(w.o.Concurrency-len(w.runs), w.o.BatchSize)
+	room = min(w.sizes.Concurrency-len(w.runs), w.sizes.BatchSize)
 	mine := 0
 	for claim, run := range w.runs {
 		if claim.Route == r.Name {
@@ -386,7 +407,7 @@ func (w *worker) room(r *Route) (room, suspects int) {
 // claim asks for jobs and starts them. A handler starts only after the claim's
 // commit has returned, under a lease, and not after a stop. A claim that is
 // under way is not broken off by a stop: its commit may have happened.
-func (w *worker) claim(ctx context.Context, r *Route, p ClaimParams) (int, error) {
+func (w *worker) claim(ctx context.Context, p ClaimParams) (int, error) {
 	w.mu.Lock()
 	p.WorkerID = w.id
 	w.claiming++
@@ -402,7 +423,7 @@ func (w *worker) claim(ctx context.Context, r *Route, p ClaimParams) (int, error
 	start := p.WorkerID == w.id && w.holdsLease() && ctx.Err() == nil
 	for _, j := range jobs {
 		if start {
-			w.start(j, r)
+			w.start(j, w.cfg)
 		}
 	}
 	w.mu.Unlock()
@@ -427,7 +448,7 @@ func (w *worker) giveBack(ctx context.Context, jobs []Job, why string) error {
 // start begins an attempt. A handler of an older claim of the same job may
 // still run, if that was cancelled and requeued: it is ended first. The caller
 // holds mu.
-func (w *worker) start(j Job, r *Route) {
+func (w *worker) start(j Job, cfg *Config) {
 	ctx, cancel := context.WithCancelCause(w.handling)
 	var older []*run
 	for claim, run := range w.runs {
@@ -443,29 +464,29 @@ func (w *worker) start(j Job, r *Route) {
 		for _, run := range older {
 			<-run.ended
 		}
-		w.attempt(ctx, j, r)
+		w.attempt(ctx, j, cfg)
 		w.release(j.Claim, this)
 	})
 }
 
 // attempt runs one job to its settlement.
-func (w *worker) attempt(ctx context.Context, j Job, r *Route) {
+func (w *worker) attempt(ctx context.Context, j Job, cfg *Config) {
 	log := w.log.With("event_id", j.EventID, "route", j.Route, "attempt", j.Seq)
-	res, err := w.perform(ctx, j, r, &log)
+	res, err := w.perform(ctx, j, cfg, &log)
 	if errors.Is(err, errVanished) {
 		w.count(func() { w.counts.stale++ })
 		log.WarnContext(ctx, "cancelled: the claim is gone, its handler was stopped")
 		return
 	}
 	w.count(func() { w.runs[j.Claim].settling = true })
-	s := decide(j, r.Retry, err, Now(), mathrand.Float64()) //nolint:gosec // jitter, not a secret
-	s.Result, s.Version, s.ConfigHash = res, w.o.Version, w.q.cfg.Hash
+	s := decide(j, cfg.Route(j.Route).Retry, err, Now(), mathrand.Float64()) //nolint:gosec // jitter, not a secret
+	s.Result, s.Version, s.ConfigHash = res, w.o.Version, cfg.Hash
 	w.settle(log, j, s)
 }
 
 // perform loads the event and runs the handler. It adds what it learns of the
 // event to the logger.
-func (w *worker) perform(ctx context.Context, j Job, r *Route, log **slog.Logger) (Result, error) {
+func (w *worker) perform(ctx context.Context, j Job, cfg *Config, log **slog.Logger) (Result, error) {
 	e, p, err := w.q.store.Load(ctx, j.EventID)
 	if err != nil { // no fault of the event's
 		return Result{}, interrupted(ctx, &UnavailableError{Err: fmt.Errorf("load: %w", err)})
@@ -473,14 +494,14 @@ func (w *worker) perform(ctx context.Context, j Job, r *Route, log **slog.Logger
 	*log = (*log).With("delivery_id", e.DeliveryID, "event", e.Kind(), "repository", e.Repository)
 	(*log).InfoContext(ctx, "claimed", "waited_ms", int64(Now()-max(j.DueAt, e.ReceivedAt)))
 	if j.MatchPending {
-		switch wanted, err := match(r, e, p); {
+		switch wanted, err := cfg.Matcher.Wants(j.Route, e, p); {
 		case err != nil:
 			return Result{}, Permanent("match: %w", err)
 		case !wanted:
 			return Result{}, errSkip
 		}
 	}
-	res, err := w.q.handle(ctx, r.Handler, &Task{
+	res, err := w.q.handle(ctx, cfg.Route(j.Route).Handler, &Task{
 		Event: e, Payload: p, Route: j.Route, Attempt: j.Seq,
 		Key: e.Source + "/" + e.DeliveryID + "/" + j.Route,
 	})
@@ -567,18 +588,15 @@ func (w *worker) count(change func()) {
 func (w *worker) release(c Claim, r *run) {
 	w.count(func() { delete(w.runs, c) })
 	close(r.ended)
-	select {
-	case w.freed <- struct{}{}:
-	default:
-	}
+	signal(w.freed)
 }
 
 // drain lets running handlers end in time, then stops them.
 func (w *worker) drain(stopHandling context.CancelCauseFunc) {
 	if n, _ := w.state(); n > 0 {
-		w.log.Info("draining", "worker", w.name(), "running", n, "timeout", w.o.DrainTimeout.String())
+		w.log.Info("draining", "worker", w.name(), "running", n, "timeout", w.sizes.DrainTimeout.String())
 	}
-	timeout := time.AfterFunc(w.o.DrainTimeout, func() { stopHandling(ErrStopped) })
+	timeout := time.AfterFunc(w.sizes.DrainTimeout, func() { stopHandling(ErrStopped) })
 	defer timeout.Stop()
 	w.wg.Wait()
 }
@@ -601,7 +619,7 @@ func (w *worker) watch() {
 	for w.background.Err() == nil {
 		if err := w.q.store.Watch(w.background, w.q.Wake); err != nil && w.background.Err() == nil {
 			w.log.Warn("watch for other processes' writes", "error", err.Error())
-			sleep(w.background, w.o.PollInterval)
+			sleep(w.background, w.o.Beat)
 		}
 	}
 }

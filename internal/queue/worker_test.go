@@ -19,10 +19,18 @@ import (
 	"orchestrate/internal/store"
 )
 
-// always matches every event.
-type always struct{}
+// always lets every route want every event.
+type always []queue.Route
 
-func (always) Match(*queue.Event, *queue.Payload) (bool, error) { return true, nil }
+func (a always) Match(*queue.Event, *queue.Payload) []queue.Match {
+	all := make([]queue.Match, len(a))
+	for i, r := range a {
+		all[i].Route = r.Name
+	}
+	return all
+}
+
+func (always) Wants(string, *queue.Event, *queue.Payload) (bool, error) { return true, nil }
 
 // handlerFunc is a handler as a function.
 type handlerFunc func(context.Context, *queue.Task) (queue.Result, error)
@@ -32,7 +40,7 @@ func (f handlerFunc) Handle(ctx context.Context, t *queue.Task) (queue.Result, e
 }
 
 func route(name string, f handlerFunc) queue.Route {
-	return queue.Route{Name: name, Matcher: always{}, Handler: f, Retry: queue.DefaultRetry()}
+	return queue.Route{Name: name, Handler: f, Retry: queue.DefaultRetry()}
 }
 
 // openStore opens a store that is closed with the test.
@@ -52,7 +60,13 @@ func openStore(t *testing.T, path string) *store.SQLite {
 
 func newQueue(t *testing.T, s queue.Store, routes ...queue.Route) *queue.Queue {
 	t.Helper()
-	return queue.New(s, &queue.Config{Routes: routes, RequeueDead: true, Hash: "test"}, slog.New(slog.DiscardHandler))
+	return sized(s, queue.Sizes{}, routes...)
+}
+
+func sized(s queue.Store, sizes queue.Sizes, routes ...queue.Route) *queue.Queue {
+	return queue.New(s, &queue.Config{
+		Routes: routes, Matcher: always(routes), RequeueDead: true, Sizes: sizes, Hash: "test",
+	}, slog.New(slog.DiscardHandler))
 }
 
 func receive(t *testing.T, q *queue.Queue, delivery string) int64 {
@@ -72,9 +86,13 @@ func receive(t *testing.T, q *queue.Queue, delivery string) int64 {
 // bench is a queue over a store in a synctest bubble.
 type bench struct {
 	*queue.Queue
-	t     *testing.T
-	store *store.SQLite
+	t      *testing.T
+	store  *store.SQLite
+	routes []queue.Route
 }
+
+// size gives the queue other sizes.
+func (b *bench) size(s queue.Sizes) { b.Queue = sized(b.store, s, b.routes...) }
 
 // inBubble runs fn with a queue whose clock is the bubble's.
 func inBubble(t *testing.T, fn func(t *testing.T, b *bench), routes ...queue.Route) {
@@ -82,7 +100,7 @@ func inBubble(t *testing.T, fn func(t *testing.T, b *bench), routes ...queue.Rou
 	path := filepath.Join(t.TempDir(), "q.db")
 	synctest.Test(t, func(t *testing.T) {
 		s := openStore(t, path)
-		fn(t, &bench{newQueue(t, s, routes...), t, s})
+		fn(t, &bench{newQueue(t, s, routes...), t, s, routes})
 	})
 }
 
@@ -290,7 +308,8 @@ func TestConcurrencyBoundsWhatRunsAtOnce(t *testing.T) {
 				for i := range 20 {
 					receive(t, b.Queue, fmt.Sprint("d", i))
 				}
-				b.work(queue.WorkerOptions{Concurrency: test.slots})
+				b.size(queue.Sizes{Concurrency: test.slots})
+				b.work(queue.WorkerOptions{})
 				pass(time.Minute)
 				if got := most.Load(); got != test.want {
 					t.Errorf("%d ran at once, want %d", got, test.want)
@@ -322,9 +341,8 @@ func TestBatchSizeBoundsAClaim(t *testing.T) {
 					receive(t, b.Queue, fmt.Sprint("d", i))
 				}
 				c := &claimCounter{Store: b.store}
-				stop := start(t, newQueue(t, c, route("r", hangs)), queue.WorkerOptions{
-					Concurrency: test.slots, BatchSize: test.batch, DrainTimeout: time.Second,
-				})
+				sizes := queue.Sizes{Concurrency: test.slots, BatchSize: test.batch, DrainTimeout: time.Second}
+				stop := start(t, sized(c, sizes, route("r", hangs)), queue.WorkerOptions{})
 				pass(time.Second)
 				if err := stop(); err != nil {
 					t.Error(err)
@@ -352,11 +370,11 @@ func TestPollIntervalFindsWhatNothingTold(t *testing.T) {
 		t.Run(test.want.String(), func(t *testing.T) {
 			inBubble(t, func(t *testing.T, b *bench) {
 				var at time.Time
-				q := newQueue(t, deaf{b.store}, route("r", func(context.Context, *queue.Task) (queue.Result, error) {
+				q := sized(deaf{b.store}, queue.Sizes{PollInterval: test.poll}, route("r", func(context.Context, *queue.Task) (queue.Result, error) {
 					at = time.Now()
 					return queue.Result{}, nil
 				}))
-				start(t, q, queue.WorkerOptions{PollInterval: test.poll})
+				start(t, q, queue.WorkerOptions{})
 				synctest.Wait()
 				begin := time.Now()
 				receive(t, b.Queue, "d") // by another process, as it were
@@ -373,7 +391,8 @@ func TestDrainLetsHandlersEndThenStopsThem(t *testing.T) {
 	var stopped error
 	inBubble(t, func(t *testing.T, b *bench) {
 		quick, slow := receive(t, b.Queue, "quick"), receive(t, b.Queue, "slow")
-		stop := b.work(queue.WorkerOptions{DrainTimeout: 10 * time.Second})
+		b.size(queue.Sizes{DrainTimeout: 10 * time.Second})
+		stop := b.work(queue.WorkerOptions{})
 		pass(time.Second)
 		late := make(chan int64, 1)
 		go func() {
@@ -469,12 +488,12 @@ type frozen struct {
 	stop atomic.Bool
 }
 
-func (f *frozen) Heartbeat(ctx context.Context, id queue.Text, now queue.Time) ([]queue.Job, error) {
+func (f *frozen) Heartbeat(ctx context.Context, w queue.Worker) ([]queue.Job, error) {
 	if f.stop.Load() {
 		<-ctx.Done()
 		return nil, queue.ErrUnavailable
 	}
-	return f.Store.Heartbeat(ctx, id, now)
+	return f.Store.Heartbeat(ctx, w)
 }
 
 func (f *frozen) Settle(ctx context.Context, c queue.Claim, s queue.Settlement) error {
@@ -493,12 +512,12 @@ func TestLostLease(t *testing.T) {
 		var killed time.Time
 		var cause error
 		f := &frozen{Store: b.store}
-		cut := newQueue(t, f, route("r", func(ctx context.Context, _ *queue.Task) (queue.Result, error) {
+		cut := sized(f, queue.Sizes{Concurrency: 1}, route("r", func(ctx context.Context, _ *queue.Task) (queue.Result, error) {
 			<-ctx.Done()
 			killed, cause = time.Now(), context.Cause(ctx)
 			return queue.Result{}, cause
 		}))
-		start(t, cut, queue.WorkerOptions{Concurrency: 1, Host: "cut"})
+		start(t, cut, queue.WorkerOptions{Host: "cut"})
 		pass(12 * time.Second)
 		begin := time.Now()
 		f.stop.Store(true)
@@ -643,20 +662,29 @@ type newer struct{ queue.Store }
 
 func (newer) CheckSchema(context.Context) error { return queue.ErrSchema }
 
-// matcher is a route's rule as a function.
-type matcher func(*queue.Event, *queue.Payload) (bool, error)
+// doubt is always, but that of the route named doubtful it can't be told.
+type doubt struct {
+	always
+	answer bool
+	err    error
+}
 
-func (m matcher) Match(e *queue.Event, p *queue.Payload) (bool, error) { return m(e, p) }
+func (d *doubt) Match(e *queue.Event, p *queue.Payload) []queue.Match {
+	all := d.always.Match(e, p)
+	all[0].Err = d.err
+	return all
+}
+
+func (d *doubt) Wants(string, *queue.Event, *queue.Payload) (bool, error) { return d.answer, d.err }
 
 // TestRouteThatCannotBeEvaluated never loses the event, and leaves the other
 // routes alone.
 func TestRouteThatCannotBeEvaluated(t *testing.T) {
-	answer, problem := false, errors.New("no such key")
-	doubtful := queue.Route{
-		Name: "doubtful", Handler: handlerFunc(succeeds), Retry: queue.DefaultRetry(),
-		Matcher: matcher(func(*queue.Event, *queue.Payload) (bool, error) { return answer, problem }),
-	}
+	problem := errors.New("no such key")
+	routes := []queue.Route{route("doubtful", succeeds), route("other", succeeds)}
 	inBubble(t, func(t *testing.T, b *bench) {
+		m := &doubt{always: routes, err: problem}
+		b.Queue = queue.New(b.store, &queue.Config{Routes: routes, Matcher: m}, slog.New(slog.DiscardHandler))
 		b.work(queue.WorkerOptions{})
 		first, second, third := receive(t, b.Queue, "d1"), receive(t, b.Queue, "d2"), receive(t, b.Queue, "d3")
 		pass(time.Second)
@@ -676,7 +704,7 @@ func TestRouteThatCannotBeEvaluated(t *testing.T) {
 			{second, true, nil, queue.StatusCompleted, "[completed completed]"},
 			{third, false, problem, queue.StatusDeadLetter, "[completed dead_letter]"},
 		} {
-			answer, problem = step.answer, step.problem
+			m.answer, m.err = step.answer, step.problem
 			if _, err := b.Retry(t.Context(), step.id, queue.RetryOptions{}); err != nil {
 				t.Fatal(err)
 			}
@@ -686,5 +714,5 @@ func TestRouteThatCannotBeEvaluated(t *testing.T) {
 				t.Errorf("event %d: got %s, want %s", step.id, got, step.endings)
 			}
 		}
-	}, doubtful, route("other", succeeds))
+	})
 }

@@ -14,10 +14,14 @@ import (
 	"orchestrate/internal/webhook"
 )
 
-// everything is a matcher that wants every event.
+// everything is a matcher by which the route named all wants every event.
 type everything struct{}
 
-func (everything) Match(*queue.Event, *queue.Payload) (bool, error) { return true, nil }
+func (everything) Match(*queue.Event, *queue.Payload) []queue.Match {
+	return []queue.Match{{Route: "all"}}
+}
+
+func (everything) Wants(string, *queue.Event, *queue.Payload) (bool, error) { return true, nil }
 
 // From the request to the disk and back.
 func TestIntakeOverSQLite(t *testing.T) {
@@ -27,7 +31,7 @@ func TestIntakeOverSQLite(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	q := queue.New(db, &queue.Config{Routes: []queue.Route{{Name: "all", Matcher: everything{}}}}, log)
+	q := queue.New(db, &queue.Config{Routes: []queue.Route{{Name: "all"}}, Matcher: everything{}}, log)
 	addr := listen(t, newServer(t, q, io.Discard, Limits{}).ServeIntake)
 	c := client(t)
 	for i, eventType := range webhook.Examples() {

@@ -27,8 +27,10 @@ func register(ctx context.Context, q querier, w queue.Worker, earlier queue.Text
 	if err != nil {
 		return err
 	}
-	_, err = exec(ctx, q, `INSERT INTO workers (id, host, pid, version, routes, slots, started_at, beat, heartbeat_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $7)`, w.ID, w.Host, w.PID, w.Version, routes, w.Slots, w.StartedAt)
+	_, err = exec(ctx, q, `INSERT INTO workers (id, host, pid, version, routes, slots, started_at, beat, heartbeat_at,
+			config_hash, reloads, reloads_failed, reload_error)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $7, $8, $9, $10, $11)`,
+		w.ID, w.Host, w.PID, w.Version, routes, w.Slots, w.StartedAt, w.ConfigHash, w.Reloads.Count, w.Reloads.Failed, w.Reloads.Error)
 	if err != nil {
 		return fmt.Errorf("register worker %s: %w", w.ID, err)
 	}
@@ -38,16 +40,22 @@ func register(ctx context.Context, q querier, w queue.Worker, earlier queue.Text
 const heldQuery = `SELECT ` + jobColumns + ` FROM webhook_jobs WHERE worker_id = $1 AND status = 'processing' ORDER BY event_id, route`
 
 // Heartbeat implements queue.Store.
-func (s *SQLite) Heartbeat(ctx context.Context, workerID queue.Text, now queue.Time) ([]queue.Job, error) {
+func (s *SQLite) Heartbeat(ctx context.Context, w queue.Worker) ([]queue.Job, error) {
+	routes, err := json.Marshal(w.Routes)
+	if err != nil {
+		return nil, err
+	}
 	return write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) ([]queue.Job, error) {
-		n, err := exec(ctx, q, `UPDATE workers SET beat = beat + 1, heartbeat_at = $2 WHERE id = $1`, workerID, now)
+		n, err := exec(ctx, q, `UPDATE workers SET beat = beat + 1, heartbeat_at = $2, routes = $3, slots = $4,
+			config_hash = $5, reloads = $6, reloads_failed = $7, reload_error = $8 WHERE id = $1`,
+			w.ID, w.HeartbeatAt, routes, w.Slots, w.ConfigHash, w.Reloads.Count, w.Reloads.Failed, w.Reloads.Error)
 		if err != nil {
 			return nil, err
 		}
 		if n == 0 {
-			return nil, fmt.Errorf("worker %s: %w", workerID, queue.ErrLeaseLost)
+			return nil, fmt.Errorf("worker %s: %w", w.ID, queue.ErrLeaseLost)
 		}
-		return all(ctx, q, heldQuery, args{workerID}, scanJob)
+		return all(ctx, q, heldQuery, args{w.ID}, scanJob)
 	})
 }
 
@@ -77,10 +85,13 @@ func unregister(ctx context.Context, q querier, workerID queue.Text, now queue.T
 
 // Workers implements queue.Store.
 func (s *SQLite) Workers(ctx context.Context) ([]queue.Worker, error) {
-	workers, err := all(ctx, s.reads, `SELECT id, host, pid, version, routes, slots, started_at, beat, heartbeat_at
+	workers, err := all(ctx, s.reads, `SELECT id, host, pid, version, routes, slots, started_at, beat, heartbeat_at,
+			config_hash, reloads, reloads_failed, reload_error
 		FROM workers ORDER BY id`, nil, func(rows *sql.Rows, w *queue.Worker) error {
 		var routes []byte
-		if err := rows.Scan(&w.ID, &w.Host, &w.PID, &w.Version, &routes, &w.Slots, &w.StartedAt, &w.Beat, &w.HeartbeatAt); err != nil {
+		err := rows.Scan(&w.ID, &w.Host, &w.PID, &w.Version, &routes, &w.Slots, &w.StartedAt, &w.Beat, &w.HeartbeatAt,
+			&w.ConfigHash, &w.Reloads.Count, &w.Reloads.Failed, &w.Reloads.Error)
+		if err != nil {
 			return err
 		}
 		return json.Unmarshal(routes, &w.Routes)

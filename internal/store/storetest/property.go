@@ -129,7 +129,7 @@ func property(t *testing.T, f *fixture) {
 				}
 			},
 			"": func(rt *rapid.T) {
-				held, err := f.Heartbeat(ctx, w, f.now)
+				held, err := f.Heartbeat(ctx, queue.Worker{ID: w, Routes: []string{}, HeartbeatAt: f.now})
 				fail(err)
 				if len(held) != len(m.claimed) {
 					rt.Fatalf("the store holds %d claims, the model %d", len(held), len(m.claimed))

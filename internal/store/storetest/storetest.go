@@ -433,17 +433,22 @@ func heartbeatTellsHeld(t *testing.T, f *fixture) {
 	w := f.worker(t, "w")
 	f.add(t, "d", "a", "b")
 	j := f.claim(t, w, "a", 1)[0]
-	held, err := f.Heartbeat(t.Context(), w, f.now)
+	now := queue.Worker{
+		ID: w, Routes: []string{"b", "c"}, Slots: 7, HeartbeatAt: f.now + 5, ConfigHash: "abc",
+		Reloads: queue.Reloads{Count: 2, Failed: 1, Error: "no such word"},
+	}
+	held, err := f.Heartbeat(t.Context(), now)
 	check(t, err)
 	want(t, "held", len(held), 1)
 	want(t, "claim", held[0].Claim, j.Claim)
 	workers, err := f.Workers(t.Context())
 	check(t, err)
-	want(t, "workers", workers, []queue.Worker{{ID: w, Host: "h", Routes: []string{"a"}, Slots: 5, StartedAt: f.now, Beat: 1, HeartbeatAt: f.now}})
+	now.Host, now.StartedAt, now.Beat = "h", f.now, 1
+	want(t, "workers", workers, []queue.Worker{now})
 }
 
 func heartbeatWithoutRow(t *testing.T, f *fixture) {
-	_, err := f.Heartbeat(t.Context(), "ghost", f.now)
+	_, err := f.Heartbeat(t.Context(), queue.Worker{ID: "ghost", HeartbeatAt: f.now})
 	wantErr(t, err, queue.ErrLeaseLost)
 }
 
@@ -471,7 +476,7 @@ func rescueSparesLiving(t *testing.T, f *fixture) {
 	w := f.worker(t, "w")
 	id := f.add(t, "d", "a")
 	f.claim(t, w, "a", 1)
-	_, err := f.Heartbeat(t.Context(), w, f.now)
+	_, err := f.Heartbeat(t.Context(), queue.Worker{ID: w, HeartbeatAt: f.now})
 	check(t, err)
 	rescued, err := f.Rescue(t.Context(), map[queue.Text]int64{w: 0}, f.now)
 	check(t, err)
@@ -658,7 +663,7 @@ func cancelsRunning(t *testing.T, f *fixture) {
 	check(t, err)
 	want(t, "moved", n, 2)
 	wantErr(t, f.Settle(t.Context(), j.Claim, queue.Settlement{Status: queue.StatusCompleted, Ending: queue.EndCompleted, FinishedAt: f.now, DueAt: 1}), queue.ErrStale)
-	held, err := f.Heartbeat(t.Context(), w, f.now)
+	held, err := f.Heartbeat(t.Context(), queue.Worker{ID: w, HeartbeatAt: f.now})
 	check(t, err)
 	want(t, "held", len(held), 0)
 	attempts, err := f.Attempts(t.Context(), id)

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"github.com/spf13/cobra"
+
+	"orchestrate/internal/config"
 )
 
 func newConfigCmd(a *App) *cobra.Command {
@@ -41,7 +43,7 @@ func runConfigValidate(a *App) error {
 	if err != nil {
 		return err
 	}
-	secrets, err := w.config.ResolveSecrets()
+	secrets, err := config.ResolveSecrets(w.config.Secrets)
 	if err != nil {
 		return err
 	}

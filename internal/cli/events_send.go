@@ -193,7 +193,7 @@ func (o *eventsSendOptions) secret(c *config.Config) (config.Secret, error) {
 		}
 		c = &config.Config{Secrets: []string{"file:" + path}}
 	}
-	secrets, err := c.ResolveSecrets()
+	secrets, err := config.ResolveSecrets(c.Secrets)
 	if err != nil {
 		return config.Secret{}, err
 	}

@@ -72,7 +72,7 @@ func runServe(ctx context.Context, a *App, o *serveOptions) error {
 		return err
 	}
 	s := &service{o: o, wired: w}
-	secrets, err := w.config.ResolveSecrets()
+	secrets, err := config.ResolveSecrets(w.config.Secrets)
 	if err != nil {
 		return err
 	}

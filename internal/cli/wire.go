@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -97,10 +96,10 @@ func (a *App) wire() (*wired, error) {
 	if w.log, err = a.logger(c, w.redact); err != nil {
 		return nil, err
 	}
-	for _, r := range c.Routes {
+	for i, r := range c.Routes {
 		compiled, m, err := w.compile(r)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %s:%d: route %q: %w", config.ErrInvalid, c.File, r.Line, r.Name, err)
+			return nil, fmt.Errorf("%w: %s: route %q: %w", config.ErrInvalid, c.Where(fmt.Sprintf("routes[%d]", i), 0, 0), r.Name, err)
 		}
 		w.queue.Routes = append(w.queue.Routes, compiled)
 		w.matchers = append(w.matchers, m)
@@ -135,24 +134,13 @@ func (w *wired) compile(r config.Route) (queue.Route, *route.Matcher, error) {
 	}
 	h, err := handler.NewRun(handler.Run{
 		Command: r.Run.Command, Dir: r.Run.Dir, Env: r.Run.Env, PassEnv: r.Run.PassEnv,
-		Secrets: secretVariables(w.config), Timeout: r.Run.Timeout, Grace: max(r.Run.Grace, 1), // 0 would be the default
+		Secrets: w.config.SecretVariables(), Timeout: r.Run.Timeout, Grace: max(r.Run.Grace, 1), // 0 would be the default
 		Running: w.commands,
 	}, w.attemptsPath(), w.log)
 	if err != nil {
 		return queue.Route{}, nil, fmt.Errorf("run: %w", err)
 	}
 	return queue.Route{Name: r.Name, Handler: h, Concurrency: r.Concurrency, Retry: retryPolicy(r.Retry)}, m, nil
-}
-
-// secretVariables names the variables whose values no command may see.
-func secretVariables(c *config.Config) []string {
-	var names []string
-	for _, ref := range c.Secrets {
-		if name, ok := strings.CutPrefix(ref, "env:"); ok {
-			names = append(names, name)
-		}
-	}
-	return names
 }
 
 // attemptsPath is where running attempts keep their files: beside the database,

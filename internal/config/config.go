@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
@@ -25,10 +26,14 @@ type Config struct {
 	File string `json:"-"` // where it was read from; "" if no file was found
 	Hash string `json:"-"` // names this configuration: 12 hex digits
 
+	origins   map[string]string // where each scalar comes from, by key
+	positions map[string]position
+
 	Listen       string
 	AdminListen  string
 	Database     string   // absolute path of the SQLite file
 	Secrets      []string // references: env:NAME, file:PATH; see ResolveSecrets
+	Sources      []Source // beside GitHub, the one that always exists
 	OnRedelivery string   // RequeueDead or Ignore
 	Log          Log
 	DrainTimeout time.Duration
@@ -77,36 +82,79 @@ type Unavailable struct {
 	For time.Duration // since the streak began; 0 makes it an ordinary error
 }
 
-// Route says which events start which handler.
+// Source is where deliveries come in: a path with its secrets.
+type Source struct {
+	Name    string
+	Path    string
+	Secrets []string // references
+}
+
+// GitHub is the source that always exists, with the secrets of the top level.
+const (
+	GitHub     = "github"
+	GitHubPath = "/webhooks/github"
+)
+
+// Route says which events start which handler: one of Run and Forward is set.
 type Route struct {
-	Line        int `json:"-"` // of the file, for errors that others find in the route
 	Name        string
 	On          []string // as written; their grammar belongs to the routes
 	Filter      Filter
-	Concurrency int // at once in one worker; 0: as many as it has slots
-	Run         Run
+	If          string // likewise
+	Concurrency int    // at once in one worker; 0: as many as it has slots
+	Run         *Run
+	Forward     *Forward
 	Retry       Retry // the global one, where the route says nothing else
 }
 
 // Filter narrows a route; what is empty lets everything pass.
 type Filter struct {
-	Repository []string // globs
+	Repository        []string
+	BaseBranch        []string
+	SkipForks         bool
+	Labels            []string
+	Author            []string
+	Paths             []string
+	Conclusion        []string
+	AuthorAssociation []string
+	SenderType        []string
+	Draft             *bool
 }
 
 // Run starts a command.
 type Run struct {
-	Command []string // argv; never a shell string
-	Dir     string   // absolute; "" is the directory of the process
-	Env     map[string]string
-	PassEnv []string
-	Timeout time.Duration
-	Grace   time.Duration // between the request to end and the kill
+	Command          []string // argv; never a shell string
+	Dir              string   // absolute; "" is the directory of the process
+	Env              map[string]string
+	PassEnv          []string
+	AllowLeadingDash bool // of what a template opens
+	Stdin            string
+	ExitCodes        ExitCodes
+	Timeout          time.Duration
+	Grace            time.Duration // between the request to end and the kill
 }
 
-// The defaults of a command.
+// ExitCodes says what exit statuses mean; a list that is nil has its default.
+type ExitCodes struct {
+	Done        []int
+	Unavailable []int
+	Permanent   []int
+}
+
+// Forward posts the event to a URL.
+type Forward struct {
+	URL          string
+	Secret       string            // a reference; "": the body is not signed
+	Headers      map[string]string // literal values or references
+	Timeout      time.Duration
+	AllowPrivate []string // CIDRs
+}
+
+// The defaults of handlers.
 const (
-	defaultTimeout = 30 * time.Minute
-	defaultGrace   = 10 * time.Second
+	defaultTimeout        = 30 * time.Minute
+	defaultGrace          = 10 * time.Second
+	defaultForwardTimeout = 30 * time.Second
 )
 
 // Options says where a configuration comes from, besides the environment.
@@ -124,11 +172,11 @@ func load(o Options, system string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	root, err := readFile(path)
+	root, text, err := readFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	l := newLoader(path)
+	l := newLoader(path, text)
 	l.read(root, o.Flags)
 	if len(l.errs) > 0 {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, errors.Join(l.errs...))
@@ -145,11 +193,17 @@ type loader struct {
 	c       Config
 	scalars map[string]any // what the file sets, as text, by key
 	lines   map[string]int // and where
+	sources *yaml.Node
 	routes  *yaml.Node
 }
 
-func newLoader(file string) *loader {
-	return &loader{reader: reader{file: file}, c: Config{File: file}, lines: map[string]int{}, scalars: map[string]any{}}
+func newLoader(file string, text []byte) *loader {
+	l := &loader{
+		reader: reader{file: file, text: bytes.Split(text, []byte("\n")), positions: map[string]position{}},
+		c:      Config{File: file, origins: map[string]string{}}, lines: map[string]int{}, scalars: map[string]any{},
+	}
+	l.c.positions = l.positions
+	return l
 }
 
 // read fills the configuration. Routes come last: they inherit.
@@ -159,7 +213,9 @@ func (l *loader) read(root *yaml.Node, flags map[string]*pflag.Flag) {
 	l.database(flags["database"])
 	l.secrets()
 	l.check()
+	l.list(l.sources, "sources", l.source)
 	l.list(l.routes, "routes", l.route)
+	l.checkPassed()
 }
 
 // top reads what the file holds at its top level.
@@ -175,6 +231,7 @@ func (l *loader) top(root *yaml.Node) {
 		})
 	})
 	f["secrets"] = func(n *yaml.Node, path string) { l.c.Secrets = l.strings(n, path, checkReference) }
+	f["sources"] = func(n *yaml.Node, _ string) { l.sources = n }
 	f["routes"] = func(n *yaml.Node, _ string) { l.routes = n }
 	l.mapping(root, "", f)
 }
@@ -191,6 +248,7 @@ func (l *loader) resolve(flags map[string]*pflag.Flag) {
 			l.fail(v.BindPFlag(k.Name, f))
 		}
 		origin := l.origin(k, f)
+		l.c.origins[k.Name] = cmp.Or(origin, "default")
 		if origin == "" && k.Default == "" {
 			continue
 		}
@@ -234,9 +292,14 @@ func (l *loader) secrets() {
 	if os.Getenv("ORCHESTRATE_SECRETS") != "" {
 		l.fail(errors.New("ORCHESTRATE_SECRETS: no such variable; put the secrets, one a line, into " + SecretVariable))
 	}
+	l.c.origins["secrets"] = "default"
 	if _, set := os.LookupEnv(SecretVariable); set {
 		l.c.Secrets = []string{envPrefix + SecretVariable}
+		l.c.origins["secrets"] = SecretVariable
 		return
+	}
+	if at, inFile := l.positions["secrets"]; inFile {
+		l.c.origins["secrets"] = l.at(at.line, "")
 	}
 	for i, ref := range l.c.Secrets {
 		abs, err := absoluteReference(ref, l.beside)

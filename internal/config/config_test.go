@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/pflag"
 )
 
@@ -94,7 +95,7 @@ func TestDefaults(t *testing.T) {
 		Processor:    Processor{5, 10, 5 * time.Second},
 		Retry:        Retry{3, Backoff{time.Second, 2, time.Hour}, 0, away},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 	if !regexp.MustCompile("^[0-9a-f]{12}$").MatchString(got.Hash) {
@@ -107,6 +108,7 @@ listen: "[::1]:80"
 admin_listen: :81
 database: sqlite:///var/lib/q.db
 secrets: ["env:ONE", "file:secret.txt", 'file:/etc/two']
+sources: [{name: acme, path: /webhooks/acme, secrets: ["file:acme"]}]
 on_redelivery: ignore
 log: {level: warn, format: json}
 drain_timeout: 1m
@@ -115,11 +117,25 @@ retry: {max: 1, base: 2s, factor: 1.5, cap: 3h, jitter: 0.25, unavailable: {base
 routes:
   - name: pr-shepherd
     on: [pull_request.opened, "*"]
-    filter: {repository: ["acme/*"]}
+    filter:
+      repository: ["acme/*"]
+      base_branch: [main, "release/*"]
+      skip_forks: true
+      labels: [agent]
+      author: ["dependabot[bot]"]
+      paths: ["src/**"]
+      conclusion: [failure]
+      author_association: [OWNER]
+      sender_type: [User]
+      draft: false
+    if: '!payload.pull_request.draft'
     concurrency: 2
     run:
       command: [pr-shepherd, --pr, "{{ .pull_request.number }}", ""]
       dir: agents
+      allow_leading_dash: true
+      stdin: none
+      exit_codes: {done: [0, 3], unavailable: [], permanent: [64]}
       env: {MODE: yes, my.Prop: 010, EMPTY: ""}
       pass_env: [PATH, HOME]
       timeout: 2d
@@ -132,6 +148,14 @@ routes:
   - name: third
     on: [push]
     run: {command: [x]}
+  - name: mirror
+    on: ["*"]
+    forward:
+      url: https://mirror.example/hook
+      secret: file:mirror
+      headers: {Authorization: "env:TOKEN", X-Team: ops}
+      timeout: 5s
+      allow_private: [10.0.0.0/8]
 `
 
 func TestEverything(t *testing.T) {
@@ -146,31 +170,46 @@ func TestEverything(t *testing.T) {
 		File: path, Hash: got.Hash,
 		Listen: "[::1]:80", AdminListen: ":81", Database: "/var/lib/q.db",
 		Secrets:      []string{"env:ONE", "file:" + filepath.Join(dir, "secret.txt"), "file:/etc/two"},
+		Sources:      []Source{{"acme", "/webhooks/acme", []string{"file:" + filepath.Join(dir, "acme")}}},
 		OnRedelivery: "ignore", Log: Log{"warn", "json"}, DrainTimeout: time.Minute,
 		Processor: Processor{6, 7, 8 * time.Second}, Retry: retry,
 		Routes: []Route{
 			{
-				Line: 12, Name: "pr-shepherd", On: []string{"pull_request.opened", "*"},
-				Filter: Filter{Repository: []string{"acme/*"}}, Concurrency: 2, Retry: own,
-				Run: Run{
+				Name: "pr-shepherd", On: []string{"pull_request.opened", "*"},
+				Filter: Filter{
+					Repository: []string{"acme/*"}, BaseBranch: []string{"main", "release/*"}, SkipForks: true,
+					Labels: []string{"agent"}, Author: []string{"dependabot[bot]"}, Paths: []string{"src/**"},
+					Conclusion: []string{"failure"}, AuthorAssociation: []string{"OWNER"}, SenderType: []string{"User"}, Draft: new(bool),
+				},
+				If: "!payload.pull_request.draft", Concurrency: 2, Retry: own,
+				Run: &Run{
 					Command: []string{"pr-shepherd", "--pr", "{{ .pull_request.number }}", ""},
 					Dir:     filepath.Join(dir, "agents"),
 					Env:     map[string]string{"MODE": "yes", "my.Prop": "010", "EMPTY": ""},
-					PassEnv: []string{"PATH", "HOME"},
-					Timeout: 48 * time.Hour, Grace: 0,
+					PassEnv: []string{"PATH", "HOME"}, AllowLeadingDash: true, Stdin: "none",
+					ExitCodes: ExitCodes{Done: []int{0, 3}, Unavailable: []int{}, Permanent: []int{64}},
+					Timeout:   48 * time.Hour, Grace: 0,
 				},
 			},
 			{
-				Line: 24, Name: "second", On: []string{"push"}, Retry: own,
-				Run: Run{Command: []string{"true"}, Timeout: 30 * time.Minute, Grace: 10 * time.Second},
+				Name: "second", On: []string{"push"}, Retry: own,
+				Run: &Run{Command: []string{"true"}, Timeout: 30 * time.Minute, Grace: 10 * time.Second},
 			},
 			{
-				Line: 28, Name: "third", On: []string{"push"}, Retry: retry,
-				Run: Run{Command: []string{"x"}, Timeout: 30 * time.Minute, Grace: 10 * time.Second},
+				Name: "third", On: []string{"push"}, Retry: retry,
+				Run: &Run{Command: []string{"x"}, Timeout: 30 * time.Minute, Grace: 10 * time.Second},
+			},
+			{
+				Name: "mirror", On: []string{"*"}, Retry: retry,
+				Forward: &Forward{
+					URL: "https://mirror.example/hook", Secret: "file:" + filepath.Join(dir, "mirror"),
+					Headers: map[string]string{"Authorization": "env:TOKEN", "X-Team": "ops"},
+					Timeout: 5 * time.Second, AllowPrivate: []string{"10.0.0.0/8"},
+				},
 			},
 		},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -185,7 +224,7 @@ func TestNothingInFile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got := mustLoad(t, Options{File: file(t, text)})
 			got.File = ""
-			if diff := cmp.Diff(want, got); diff != "" {
+			if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{})); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
@@ -422,12 +461,21 @@ func TestRefusedFiles(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"unknown key, close":      {"lisen: a:1", "FILE:1: lisen: unknown key; did you mean listen?"},
 		"unknown key, far":        {"log:\n  colour: red", "FILE:2: log.colour: unknown key; the keys here are format, level"},
-		"unknown key in a route":  {deep("  sources: []"), "FILE:6: routes[0].sources: unknown key; the keys here are concurrency, filter, name, on, retry, run"},
+		"unknown key in a route":  {deep("  sources: []"), "FILE:6: routes[0].sources: unknown key; the keys here are concurrency, filter, forward, if, name, on, retry, run"},
 		"unknown key in run":      {deep("    time_out: 1s"), "FILE:6: routes[0].run.time_out: unknown key; did you mean timeout?"},
 		"unknown key, case":       {"Listen: a:1", "FILE:1: Listen: unknown key; did you mean listen?"},
-		"unknown key, dangerous":  {"\"\\e[2J\": 1", `FILE:1: "\x1b[2J": unknown key; the keys here are admin_listen, database, drain_timeout, listen, log, on_redelivery, processor, retry, routes, secrets`},
+		"unknown key, dangerous":  {"\"\\e[2J\": 1", `FILE:1: "\x1b[2J": unknown key; the keys here are admin_listen, database, drain_timeout, listen, log, on_redelivery, processor, retry, routes, secrets, sources`},
 		"empty key":               {"log: {\"\": 1}", `FILE:1: log."": unknown key; the keys here are format, level`},
-		"later work":              {deep("  if: 'true'"), "FILE:6: routes[0].if: unknown key; the keys here are concurrency, filter, name, on, retry, run"},
+		"misspelt key":            {deep("  ifs: 'true'"), "FILE:6: routes[0].ifs: unknown key; did you mean if?"},
+		"two handlers":            {deep("  forward: {url: 'https://x'}"), "FILE:2: routes[0]: has both run and forward; make two routes of it"},
+		"a status of two bytes":   {deep("    exit_codes: {done: [256]}"), `FILE:6: routes[0].run.exit_codes.done[0]: "256" is not between 0 and 255: exit statuses are one byte`},
+		"a switch that is a word": {deep("    allow_leading_dash: yes"), `FILE:6: routes[0].run.allow_leading_dash: "yes" is not one of true, false`},
+		"source github":           {"sources: [{name: github, path: /x, secrets: ['env:A']}]", `FILE:1: sources[0].name: "github" always exists, at /webhooks/github, with the secrets of the top level; choose another name`},
+		"source without secrets":  {"sources: [{name: a, path: /x, secrets: []}]", `FILE:1: sources[0].secrets: is empty; name at least one, as in [file:/etc/orchestrate/acme]`},
+		"a path of two sources":   {"sources:\n- {name: a, path: /x, secrets: ['env:A']}\n- {name: b, path: /x, secrets: ['env:A']}", `FILE:3: sources[1].path: "/x" is the path of sources[0]; give each its own`},
+		"a path with dots":        {"sources: [{name: a, path: /../x, secrets: ['env:A']}]", `FILE:1: sources[0].path: "/../x" is no path for a source; use /words of letters, digits, dot, - and _, as in /webhooks/acme`},
+		"a forward's secret":      {"routes:\n- {name: a, on: [push], forward: {url: 'https://x', secret: hunter2}}", `FILE:2: routes[0].forward.secret: is no reference; write env:NAME or file:PATH, never the secret itself (what stands there is not shown)`},
+		"another route's secret":  {deep("    pass_env: [M]\n- {name: b, on: [push], forward: {url: 'https://x', headers: {A: 'env:M'}}}"), `FILE:6: routes[0].run.pass_env[0]: "M" holds a secret of this program; commands don't get it`},
 		"key twice":               {"listen: a:1\nlisten: b:2", "FILE:2: listen: stands here again, after line 1; leave one"},
 		"variable twice":          {deep("    env:\n      A: 1\n      A: 2"), "FILE:8: routes[0].run.env.A: stands here again, after line 7; leave one"},
 		"two documents":           {"listen: a:1\n---\nlisten: b:2", "FILE:2: a second document starts here; a configuration is one"},
@@ -445,12 +493,12 @@ func TestRefusedFiles(t *testing.T) {
 		"tag":                     {"listen: !!binary YTox", `FILE:1: listen: has the tag "!!binary"; tags are not read`},
 		"routes as mapping":       {"routes: {a: 1}", "FILE:1: routes: is a mapping; it wants a list, as in [a, b]"},
 		"route as text":           {"routes: [a]", "FILE:1: routes[0]: is a single value; it wants keys with values"},
-		"empty route":             {"routes:\n-\n", "FILE:2: routes[0]: has no name\nFILE:2: routes[0]: has no on\nFILE:2: routes[0]: has no run"},
+		"empty route":             {"routes:\n-\n", "FILE:2: routes[0]: has no name\nFILE:2: routes[0]: has no on\nFILE:2: routes[0]: has neither run nor forward, so it would do nothing; add one"},
 		"no command":              {"routes:\n- name: a\n  on: [push]\n  run:\n", "FILE:4: routes[0].run: has no command"},
 		"empty on":                {"routes:\n- name: a\n  on: []\n  run: {command: [x]}", `FILE:3: routes[0].on: is empty; name events, as in [push, pull_request.opened], or ["*"]`},
 		"on as text":              {"routes:\n- name: a\n  on: push\n  run: {command: [x]}", "FILE:3: routes[0].on: is a single value; it wants a list, as in [a, b]"},
 		"on with blank":           {"routes:\n- name: a\n  on: [push, ' ']\n  run: {command: [x]}", `FILE:3: routes[0].on[1]: " " is empty`},
-		"empty filter":            {deep("  filter: {repository: []}"), "FILE:6: routes[0].filter.repository: is empty; leave it out to take every repository"},
+		"empty filter":            {deep("  filter: {repository: []}"), "FILE:6: routes[0].filter.repository: is empty; nothing could match; leave it out to let everything pass"},
 		"bad name":                {strings.Replace(route, ": a", ": A b", 1), `FILE:2: routes[0].name: "A b" is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit`},
 		"long name":               {strings.Replace(route, ": a", ": "+long, 1), `FILE:2: routes[0].name: "` + long + `" is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit`},
 		"name twice":              {route + strings.TrimPrefix(route, "routes:\n"), `FILE:5: routes[1].name: "a" is the name of routes[0]; give each its own`},
@@ -466,8 +514,8 @@ func TestRefusedFiles(t *testing.T) {
 		"bad variable":            {deep("    env: {'A=B': 1}"), `FILE:6: routes[0].run.env: "A=B" is no name of a variable`},
 		"null variable":           {deep("    env: {A: }"), "FILE:6: routes[0].run.env.A: has no value; give one, or leave the key out"},
 		"wildcard pass_env":       {deep("    pass_env: ['*']"), `FILE:6: routes[0].run.pass_env[0]: "*" is no name of a variable`},
-		"secret to a command":     {deep("    pass_env: [GITHUB_WEBHOOK_SECRET]"), `FILE:6: routes[0].run.pass_env[0]: "GITHUB_WEBHOOK_SECRET" holds a secret that webhooks are verified with; commands don't get it`},
-		"own secret to a command": {deep("    pass_env: [MINE]\nsecrets: ['env:MINE']"), `FILE:6: routes[0].run.pass_env[0]: "MINE" holds a secret that webhooks are verified with; commands don't get it`},
+		"secret to a command":     {deep("    pass_env: [GITHUB_WEBHOOK_SECRET]"), `FILE:6: routes[0].run.pass_env[0]: "GITHUB_WEBHOOK_SECRET" holds a secret of this program; commands don't get it`},
+		"own secret to a command": {deep("    pass_env: [MINE]\nsecrets: ['env:MINE']"), `FILE:6: routes[0].run.pass_env[0]: "MINE" holds a secret of this program; commands don't get it`},
 		"bad retry of a route":    {deep("  retry: {max: 1000}"), `FILE:6: routes[0].retry.max: "1000" is not between 0 and 100: waits grow with each, and the last is long past use`},
 		"unknown retry key":       {deep("  retry: {unavailable: {four: 1h}}"), "FILE:6: routes[0].retry.unavailable.four: unknown key; did you mean for?"},
 		"base above cap":          {"retry:\n  base: 2h", "FILE:2: retry.base: base 2h is longer than cap 1h; raise the cap or lower the base"},
@@ -665,7 +713,7 @@ func FuzzLoad(f *testing.F) {
 		if err != nil {
 			return
 		}
-		l := newLoader("FILE")
+		l := newLoader("FILE", []byte(text))
 		l.read(root, nil)
 		for _, err := range l.errs {
 			for _, line := range strings.Split(err.Error(), "\n") {
@@ -678,7 +726,10 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		for _, r := range l.c.Routes {
-			if !routeName.MatchString(r.Name) || len(r.On) == 0 || len(r.Run.Command) == 0 || r.Run.Timeout <= 0 {
+			run, forward := r.Run, r.Forward
+			good := run != nil && forward == nil && len(run.Command) > 0 && run.Timeout > 0 ||
+				run == nil && forward != nil && forward.URL != "" && forward.Timeout > 0
+			if !routeName.MatchString(r.Name) || len(r.On) == 0 || !good {
 				t.Errorf("took the route %+v", r)
 			}
 		}
@@ -703,6 +754,49 @@ func TestEmptyListIsNotAbsent(t *testing.T) {
 		}
 		if got := c.Routes[0].Run.PassEnv != nil; got != want {
 			t.Errorf("%q: pass_env is given: %v, want %v", text, got, want)
+		}
+	}
+}
+
+// TestWhere: what others find in a text is told by the line and column of the
+// file that it stands in.
+func TestWhere(t *testing.T) {
+	clean(t)
+	path := file(t, `routes:
+  - name: a
+    on: [push, "pull_request"]
+    if: |
+      event.type == "push"
+        && payload.x
+    run: {command: [x, '{{ y }}', "a\tb"]}
+  - {name: b, on: [push], if: a == b, run: {command: [x]}}
+  - name: c
+    on: [push]
+    if: >
+      a ==
+      b
+    run: {command: [x]}
+`)
+	c := mustLoad(t, Options{File: path})
+	for _, w := range []struct {
+		field        string
+		line, column int
+		want         string
+	}{
+		{"routes[0].if", 0, 0, "4:9"},
+		{"routes[0].if", 1, 1, "5:7"},
+		{"routes[0].if", 2, 4, "6:10"},
+		{"routes[0].on[0]", 1, 2, "3:11"},
+		{"routes[0].on[1]", 1, 2, "3:18"},
+		{"routes[0].run.command[1]", 1, 4, "7:28"},
+		{"routes[0].run.command[2]", 1, 2, "7:35"}, // an escape: the file's columns are not the text's
+		{"routes[1].if", 1, 6, "8:36"},
+		{"routes[2].if", 1, 6, "11:9"}, // folded: likewise
+		{"routes[1].filter.labels[0]", 0, 0, "8:5"},
+		{"routes[9].on", 0, 0, "2:3"},
+	} {
+		if got, want := c.Where(w.field, w.line, w.column), path+":"+w.want; got != want {
+			t.Errorf("%s %d:%d: got %s, want %s", w.field, w.line, w.column, got, want)
 		}
 	}
 }

@@ -80,17 +80,18 @@ func defaultDatabase() (string, error) {
 	return filepath.Join(dir, "orchestrate", "orchestrate.db"), nil
 }
 
-// readFile returns the top of the one document in a file; nil if there is no
-// file or nothing in it.
-func readFile(path string) (*yaml.Node, error) {
+// readFile returns the top of the one document in a file, and its text; nil if
+// there is no file or nothing in it.
+func readFile(path string) (root *yaml.Node, text []byte, err error) {
 	if path == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
-	b, err := read(path, maxFile, checkTrusted)
+	text, err = read(path, maxFile, checkTrusted)
 	if err != nil {
-		return nil, fmt.Errorf("configuration file %s: %w", path, err)
+		return nil, nil, fmt.Errorf("configuration file %s: %w", path, err)
 	}
-	return parse(path, b)
+	root, err = parse(path, text)
+	return root, text, err
 }
 
 // read returns what is in a file, which check has looked at; more than most
@@ -154,8 +155,63 @@ func syntaxError(path string, err error) error {
 // line. What it descends into is bounded by the keys that it knows, whatever
 // anchors a file ties.
 type reader struct {
-	file string
-	errs []error
+	file      string
+	text      [][]byte // its lines
+	positions map[string]position
+	errs      []error
+}
+
+// position is where a value begins, and, if it is a text whose lines stand as
+// they are, where its own lines and columns begin.
+type position struct {
+	line, column int
+	first        int // line of the text's first line; 0: its lines are not the file's
+	indent       int // columns before each of its lines
+}
+
+// note keeps where a value stands, for errors that others find in it.
+func (r *reader) note(n *yaml.Node, path string) {
+	if n = follow(n); n == nil {
+		return
+	}
+	p := position{line: n.Line, column: n.Column}
+	switch {
+	case n.Kind != yaml.ScalarNode:
+	case n.Style&yaml.LiteralStyle != 0 && n.Line < len(r.text):
+		p.first = n.Line + 1
+		p.indent = len(r.text[n.Line]) - len(bytes.TrimLeft(r.text[n.Line], " "))
+	case !strings.Contains(n.Value, "\n") && r.holds(n):
+		p.first, p.indent = n.Line, n.Column-1
+		if n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0 {
+			p.indent++
+		}
+	}
+	r.positions[path] = p
+}
+
+// holds tells whether a text stands in its line just as it is, unfolded and
+// without escapes.
+func (r *reader) holds(n *yaml.Node) bool {
+	return n.Line <= len(r.text) && n.Column > 0 && n.Column <= len(r.text[n.Line-1]) &&
+		bytes.Contains(r.text[n.Line-1][n.Column-1:], []byte(n.Value))
+}
+
+// Where tells where a field of the file stands, as FILE:LINE:COLUMN. Line and
+// column count from 1 in the field's own text; 0 means the field itself. Of a
+// field that is not there, what should hold it is told.
+func (c *Config) Where(field string, line, column int) string {
+	p, ok := c.positions[field]
+	for !ok && field != "" {
+		field = field[:max(0, strings.LastIndexAny(field, ".["))]
+		p, ok = c.positions[field]
+	}
+	switch {
+	case !ok:
+		return c.File
+	case line > 0 && p.first > 0:
+		return fmt.Sprintf("%s:%d:%d", c.File, p.first+line-1, p.indent+column)
+	}
+	return fmt.Sprintf("%s:%d:%d", c.File, p.line, p.column)
 }
 
 // fields says how to read each key of a mapping.
@@ -217,6 +273,7 @@ func (r *reader) pairs(n *yaml.Node, path string, each func(key string, k, v *ya
 			r.failAt(k, join(path, k.Value), "stands here again, after line %d; leave one", line)
 		default:
 			seen[k.Value] = k.Line
+			r.note(n.Content[i+1], join(path, k.Value))
 			each(k.Value, k, n.Content[i+1])
 		}
 	}
@@ -237,7 +294,9 @@ func (r *reader) list(n *yaml.Node, path string, each func(n *yaml.Node, path st
 		return
 	}
 	for i, item := range n.Content {
-		each(item, fmt.Sprintf("%s[%d]", path, i))
+		path := fmt.Sprintf("%s[%d]", path, i)
+		r.note(item, path)
+		each(item, path)
 	}
 }
 

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -14,9 +15,61 @@ import (
 // routeName keeps names fit for URLs, tables and database keys.
 var routeName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
+// source reads one entry of sources.
+func (l *loader) source(n *yaml.Node, path string) {
+	var s Source
+	l.mapping(n, path, fields{
+		"name": func(n *yaml.Node, path string) {
+			l.value(n, path, func(v string) error { s.Name = v; return l.checkSourceName(v) })
+		},
+		"path": func(n *yaml.Node, path string) {
+			l.value(n, path, func(v string) error { s.Path = v; return l.checkSourcePath(v) })
+		},
+		"secrets": func(n *yaml.Node, path string) {
+			for _, ref := range l.some(n, path, "name at least one, as in [file:/etc/orchestrate/acme]", checkReference) {
+				abs, err := absoluteReference(ref, l.beside)
+				l.fail(err)
+				s.Secrets = append(s.Secrets, abs)
+			}
+		},
+	}, "name", "path", "secrets")
+	l.c.Sources = append(l.c.Sources, s)
+}
+
+func (l *loader) checkSourceName(s string) error {
+	if s == GitHub {
+		return fmt.Errorf("%s always exists, at %s, with the secrets of the top level; choose another name", quote(s), GitHubPath)
+	}
+	for i, other := range l.c.Sources {
+		if other.Name == s {
+			return fmt.Errorf("%s is the name of sources[%d]; give each its own", quote(s), i)
+		}
+	}
+	return checkIdentifier(s, "source")
+}
+
+// sourcePath keeps paths fit for a URL: no escapes, no dots that a client
+// would resolve.
+var sourcePath = regexp.MustCompile(`^(/[A-Za-z0-9_-][A-Za-z0-9._-]*){1,10}$`)
+
+func (l *loader) checkSourcePath(s string) error {
+	if len(s) > 200 || !sourcePath.MatchString(s) {
+		return fmt.Errorf("%s is no path for a source; use /words of letters, digits, dot, - and _, as in /webhooks/acme", quote(s))
+	}
+	if s == GitHubPath {
+		return fmt.Errorf("%s is the path of %s; give each its own", quote(s), GitHub)
+	}
+	for i, other := range l.c.Sources {
+		if other.Path == s {
+			return fmt.Errorf("%s is the path of sources[%d]; give each its own", quote(s), i)
+		}
+	}
+	return nil
+}
+
 // route reads one entry of routes. The global retry is known by then.
 func (l *loader) route(n *yaml.Node, path string) {
-	r := Route{Line: n.Line, Retry: l.c.Retry}
+	r := Route{Retry: l.c.Retry}
 	f := fields{
 		"name": func(n *yaml.Node, path string) {
 			l.value(n, path, func(s string) error { r.Name = s; return l.checkName(s) })
@@ -25,22 +78,38 @@ func (l *loader) route(n *yaml.Node, path string) {
 			r.On = l.some(n, path, `name events, as in [push, pull_request.opened], or ["*"]`, checkNotEmpty)
 		},
 		"filter": func(n *yaml.Node, path string) { r.Filter = l.filter(n, path) },
+		"if":     l.text(&r.If, checkNotEmpty),
 		"concurrency": func(n *yaml.Node, path string) {
 			l.value(n, path, func(s string) (err error) {
 				r.Concurrency, err = parseInt(s, 1, maxConcurrency, "leave it out for no bound of its own")
 				return err
 			})
 		},
-		"run":   func(n *yaml.Node, path string) { r.Run = l.run(n, path) },
-		"retry": func(n *yaml.Node, path string) { r.Retry = l.retry(n, path) },
+		"run":     func(n *yaml.Node, path string) { r.Run = l.run(n, path) },
+		"forward": func(n *yaml.Node, path string) { r.Forward = l.forward(n, path) },
+		"retry":   func(n *yaml.Node, path string) { r.Retry = l.retry(n, path) },
 	}
-	l.mapping(n, path, f, "name", "on", "run")
+	l.mapping(n, path, f, "name", "on")
+	switch v := follow(n); {
+	case v != nil && v.Kind != yaml.MappingNode: // which has been told
+	case r.Run != nil && r.Forward != nil:
+		l.failAt(n, path, "has both run and forward; make two routes of it")
+	case r.Run == nil && r.Forward == nil:
+		l.failAt(n, path, "has neither run nor forward, so it would do nothing; add one")
+	}
 	l.c.Routes = append(l.c.Routes, r)
 }
 
-func (l *loader) checkName(s string) error {
+func checkIdentifier(s, of string) error {
 	if !routeName.MatchString(s) {
-		return fmt.Errorf("%s is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit", quote(s))
+		return fmt.Errorf("%s is no name for a %s; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit", quote(s), of)
+	}
+	return nil
+}
+
+func (l *loader) checkName(s string) error {
+	if err := checkIdentifier(s, "route"); err != nil {
+		return err
 	}
 	for i, r := range l.c.Routes {
 		if r.Name == s {
@@ -52,16 +121,31 @@ func (l *loader) checkName(s string) error {
 
 func (l *loader) filter(n *yaml.Node, path string) Filter {
 	var f Filter
+	values := func(p *[]string) func(*yaml.Node, string) {
+		return func(n *yaml.Node, path string) {
+			*p = l.some(n, path, "nothing could match; leave it out to let everything pass", checkNotEmpty)
+		}
+	}
 	l.mapping(n, path, fields{
-		"repository": func(n *yaml.Node, path string) {
-			f.Repository = l.some(n, path, "leave it out to take every repository", checkNotEmpty)
+		"repository":         values(&f.Repository),
+		"base_branch":        values(&f.BaseBranch),
+		"skip_forks":         l.bool(&f.SkipForks),
+		"labels":             values(&f.Labels),
+		"author":             values(&f.Author),
+		"paths":              values(&f.Paths),
+		"conclusion":         values(&f.Conclusion),
+		"author_association": values(&f.AuthorAssociation),
+		"sender_type":        values(&f.SenderType),
+		"draft": func(n *yaml.Node, path string) {
+			f.Draft = new(bool)
+			l.bool(f.Draft)(n, path)
 		},
 	})
 	return f
 }
 
-func (l *loader) run(n *yaml.Node, path string) Run {
-	r := Run{Timeout: defaultTimeout, Grace: defaultGrace}
+func (l *loader) run(n *yaml.Node, path string) *Run {
+	r := &Run{Timeout: defaultTimeout, Grace: defaultGrace}
 	l.mapping(n, path, fields{
 		"command": func(n *yaml.Node, path string) { r.Command = l.command(n, path) },
 		"dir": func(n *yaml.Node, path string) {
@@ -72,12 +156,73 @@ func (l *loader) run(n *yaml.Node, path string) Run {
 				return err
 			})
 		},
-		"env":      func(n *yaml.Node, path string) { r.Env = l.env(n, path) },
-		"pass_env": func(n *yaml.Node, path string) { r.PassEnv = l.strings(n, path, l.checkPassed) },
-		"timeout":  l.duration(&r.Timeout, time.Millisecond), // none can't be set
-		"grace":    l.duration(&r.Grace, 0),
+		"env":                func(n *yaml.Node, path string) { r.Env = l.pairsOf(n, path, checkVariable, checkNoNUL) },
+		"pass_env":           func(n *yaml.Node, path string) { r.PassEnv = l.strings(n, path, checkVariable) },
+		"allow_leading_dash": l.bool(&r.AllowLeadingDash),
+		"stdin":              l.text(&r.Stdin, checkNotEmpty),
+		"exit_codes":         func(n *yaml.Node, path string) { r.ExitCodes = l.exitCodes(n, path) },
+		"timeout":            l.duration(&r.Timeout, time.Millisecond), // none can't be set
+		"grace":              l.duration(&r.Grace, 0),
 	}, "command")
 	return r
+}
+
+func (l *loader) exitCodes(n *yaml.Node, path string) ExitCodes {
+	var c ExitCodes
+	codes := func(p *[]int) func(*yaml.Node, string) {
+		return func(n *yaml.Node, path string) {
+			*p = []int{}
+			l.list(n, path, func(n *yaml.Node, path string) {
+				l.value(n, path, func(s string) error {
+					code, err := parseInt(s, 0, 255, "exit statuses are one byte")
+					*p = append(*p, code)
+					return err
+				})
+			})
+		}
+	}
+	l.mapping(n, path, fields{"done": codes(&c.Done), "unavailable": codes(&c.Unavailable), "permanent": codes(&c.Permanent)})
+	return c
+}
+
+func (l *loader) forward(n *yaml.Node, path string) *Forward {
+	f := &Forward{Timeout: defaultForwardTimeout}
+	l.mapping(n, path, fields{
+		"url": l.text(&f.URL, checkNotEmpty),
+		"secret": func(n *yaml.Node, path string) {
+			l.value(n, path, func(s string) (err error) {
+				if err = checkReference(s); err == nil {
+					f.Secret, err = absoluteReference(s, l.beside)
+				}
+				return err
+			})
+		},
+		"headers": func(n *yaml.Node, path string) {
+			f.Headers = l.pairsOf(n, path, checkNotEmpty, checkNoNUL)
+			for name, v := range f.Headers {
+				abs, err := absoluteReference(v, l.beside)
+				l.fail(err)
+				f.Headers[name] = abs
+			}
+		},
+		"timeout": l.duration(&f.Timeout, time.Millisecond),
+		"allow_private": func(n *yaml.Node, path string) {
+			f.AllowPrivate = l.strings(n, path, checkNotEmpty)
+		},
+	}, "url")
+	return f
+}
+
+func (l *loader) text(p *string, check func(string) error) func(*yaml.Node, string) {
+	return func(n *yaml.Node, path string) {
+		l.value(n, path, func(s string) error { *p = s; return check(s) })
+	}
+}
+
+func (l *loader) bool(p *bool) func(*yaml.Node, string) {
+	return func(n *yaml.Node, path string) {
+		l.value(n, path, func(s string) error { *p = s == "true"; return oneOf("true", "false")(s) })
+	}
 }
 
 func (l *loader) duration(p *time.Duration, low time.Duration) func(*yaml.Node, string) {
@@ -97,22 +242,23 @@ func (l *loader) command(n *yaml.Node, path string) []string {
 	return argv
 }
 
-func (l *loader) env(n *yaml.Node, path string) map[string]string {
-	var env map[string]string
+// pairsOf reads a mapping of names and values that the configuration chooses.
+func (l *loader) pairsOf(n *yaml.Node, path string, checkName, check func(string) error) map[string]string {
+	var all map[string]string
 	l.pairs(n, path, func(name string, k, v *yaml.Node) {
-		if err := checkVariable(name); err != nil {
+		if err := checkName(name); err != nil {
 			l.failAt(k, path, "%w", err)
 			return
 		}
 		l.value(v, join(path, name), func(s string) error {
-			if env == nil {
-				env = map[string]string{}
+			if all == nil {
+				all = map[string]string{}
 			}
-			env[name] = s
-			return checkNoNUL(s)
+			all[name] = s
+			return check(s)
 		})
 	})
-	return env
+	return all
 }
 
 // retry reads what a route says of retries over the global ones.
@@ -128,13 +274,42 @@ func (l *loader) retry(n *yaml.Node, path string) Retry {
 	return c.Retry
 }
 
-// checkPassed refuses names, and the secrets that webhooks are verified with:
-// a command that has one can forge events.
-func (l *loader) checkPassed(name string) error {
-	if name == SecretVariable || slices.Contains(l.c.Secrets, envPrefix+name) {
-		return fmt.Errorf("%s holds a secret that webhooks are verified with; commands don't get it", quote(name))
+// checkPassed keeps our own secrets from commands: one that has a secret can
+// forge events. All routes are known by then.
+func (l *loader) checkPassed() {
+	secret := l.c.SecretVariables()
+	for i, r := range l.c.Routes {
+		if r.Run == nil {
+			continue
+		}
+		for j, name := range r.Run.PassEnv {
+			if slices.Contains(secret, name) {
+				path := fmt.Sprintf("routes[%d].run.pass_env[%d]", i, j)
+				l.fail(fmt.Errorf("%s: %s holds a secret of this program; commands don't get it", l.at(l.positions[path].line, path), quote(name)))
+			}
+		}
 	}
-	return checkVariable(name)
+}
+
+// SecretVariables names the variables whose values no command may see.
+func (c *Config) SecretVariables() []string {
+	refs := slices.Clone(c.Secrets)
+	for _, s := range c.Sources {
+		refs = append(refs, s.Secrets...)
+	}
+	for _, r := range c.Routes {
+		if r.Forward != nil {
+			refs = append(refs, r.Forward.Secret)
+			refs = slices.AppendSeq(refs, maps.Values(r.Forward.Headers))
+		}
+	}
+	names := []string{SecretVariable}
+	for _, ref := range refs {
+		if name, ok := strings.CutPrefix(ref, envPrefix); ok {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func checkVariable(name string) error {

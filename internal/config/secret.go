@@ -94,13 +94,32 @@ func absoluteReference(ref string, beside func(string) (string, error)) (string,
 	return filePrefix + path, err
 }
 
+// IsReference tells whether a value names a secret instead of standing for
+// itself.
+func IsReference(s string) bool {
+	return strings.HasPrefix(s, envPrefix) || strings.HasPrefix(s, filePrefix)
+}
+
+// ResolveSecret reads a reference that names one secret. Another number of them
+// is ErrInvalid.
+func ResolveSecret(ref string) (Secret, error) {
+	all, err := ResolveSecrets([]string{ref})
+	if err == nil && len(all) > 1 {
+		err = fmt.Errorf("%w: secret %s: holds %d secrets; leave one line", ErrInvalid, ref, len(all))
+	}
+	if err != nil {
+		return Secret{}, err
+	}
+	return all[0], nil
+}
+
 // ResolveSecrets reads what the references name: none if there are none. All
 // of the secrets are valid at once; one that stands there twice is returned
 // once. A reference that yields nothing is ErrInvalid.
-func (c *Config) ResolveSecrets() ([]Secret, error) {
+func ResolveSecrets(refs []string) ([]Secret, error) {
 	var all []Secret
 	var errs []error
-	for _, ref := range c.Secrets {
+	for _, ref := range refs {
 		lines, err := resolve(ref)
 		if err != nil {
 			errs = append(errs, err)

@@ -57,7 +57,7 @@ func TestSecretShowsNothing(t *testing.T) {
 
 func resolved(t *testing.T, c *Config) []string {
 	t.Helper()
-	secrets, err := c.ResolveSecrets()
+	secrets, err := ResolveSecrets(c.Secrets)
 	if err != nil {
 		t.Fatalf("resolve: %v", err)
 	}
@@ -174,7 +174,7 @@ func TestUnresolvedSecrets(t *testing.T) {
 		"file:" + long:          "secret file:" + long + ": longer than 65536 bytes",
 		"file:" + dir:           "secret file:" + dir + ": is a directory",
 	} {
-		got, err := (&Config{Secrets: []string{ref}}).ResolveSecrets()
+		got, err := ResolveSecrets([]string{ref})
 		if err == nil || got != nil {
 			t.Errorf("%s: got %v, %v", ref, got, err)
 			continue
@@ -183,7 +183,7 @@ func TestUnresolvedSecrets(t *testing.T) {
 			t.Errorf("%s:\n got %v\nwant %s", ref, err, want)
 		}
 	}
-	_, err := (&Config{Secrets: []string{"env:UNSET", "file:/nonexistent/x"}}).ResolveSecrets()
+	_, err := ResolveSecrets([]string{"env:UNSET", "file:/nonexistent/x"})
 	if n := strings.Count(err.Error(), "secret "); n != 2 {
 		t.Errorf("%d problems are named in %v, want 2", n, err)
 	}

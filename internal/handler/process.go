@@ -19,9 +19,10 @@ import (
 const drainDelay = time.Second
 
 // process is a started command with its process group, of which it is the
-// leader. Its goroutines have ended when watch returns.
+// leader, and its cgroup. Its goroutines have ended when watch returns.
 type process struct {
 	cmd     *exec.Cmd
+	cgroup  cgroup
 	pipe    *os.File // what comes out of the command
 	output  output
 	exited  chan struct{} // closed when the leader has exited
@@ -31,13 +32,13 @@ type process struct {
 }
 
 // start starts a command whose standard input is set.
-func start(cmd *exec.Cmd) (*process, error) {
+func start(cmd *exec.Cmd, g cgroup) (*process, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	cmd.Stdout, cmd.Stderr = w, w // files: the child writes to them itself
-	p := &process{cmd: cmd, pipe: r, exited: make(chan struct{}), drained: make(chan struct{})}
+	p := &process{cmd: cmd, cgroup: g, pipe: r, exited: make(chan struct{}), drained: make(chan struct{})}
 	started := make(chan error)
 	go p.lead(started)
 	err = <-started
@@ -59,7 +60,7 @@ func (p *process) lead(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	confine(p.cmd)
-	err := p.cmd.Start()
+	err := p.cgroup.start(p.cmd)
 	started <- err
 	if err != nil {
 		return
@@ -119,11 +120,16 @@ func (p *process) terminate(hurry <-chan struct{}, grace time.Duration) {
 	}
 }
 
-// finish leaves nothing of the group running. What has started a session of its
-// own (setsid) is out of reach: that is how a command leaves a service behind
-// on purpose.
-func (p *process) finish() {
+// kill kills the group, and with a cgroup all that left the group, too. Without
+// one, what has started a session of its own (setsid) is out of reach.
+func (p *process) kill() {
 	signalGroup(p.cmd, os.Kill)
+	p.cgroup.kill()
+}
+
+// finish leaves nothing running that is in reach.
+func (p *process) finish() {
+	p.kill()
 	<-p.exited
 	late := time.NewTimer(drainDelay)
 	defer late.Stop()

@@ -16,6 +16,8 @@ func confine(*exec.Cmd) {}
 
 func signalGroup(cmd *exec.Cmd, sig os.Signal) { _ = cmd.Process.Signal(sig) } // an error: it has exited
 
+func mayEnter(string) error { return nil }
+
 func inheritOwner(string) error { return nil }
 
 // lock never tells that the holder of a directory is dead, so that Sweep leaves

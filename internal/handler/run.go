@@ -6,9 +6,11 @@
 package handler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -29,13 +31,6 @@ const (
 	DefaultGrace   = 10 * time.Second
 )
 
-// The exit statuses that say more than done or not. 75 is EX_TEMPFAIL of
-// sysexits.h.
-const (
-	exitUnavailable = 75
-	exitPermanent   = 100
-)
-
 // Run is a command that is started for an event.
 type Run struct {
 	// Command is the program and its arguments, handed over as they are: there
@@ -44,14 +39,24 @@ type Run struct {
 	// the dot is the payload, `event` are the facts of the event and the attempt
 	// (see facts). A function can't collide with a key of the payload, whatever
 	// GitHub adds to it.
-	Command []string
-	Dir     string            // where it runs; empty: where this process does
-	Env     map[string]string // variables and their values
-	PassEnv []string          // names of variables passed on, where set; nil: defaultPass
-	Secrets []string          // names of variables with secrets of ours, which are refused in PassEnv
-	Timeout time.Duration     // then it is ended; 0: DefaultTimeout
-	Grace   time.Duration     // between TERM and KILL; 0: DefaultGrace
-	Running *Running          // is told of each attempt's process; may be nil
+	Command          []string
+	AllowLeadingDash bool // what a template opens may begin with a dash
+
+	// Stdin is what the command reads: "payload", or nothing, for the payload as
+	// JSON; "none"; or a template whose text is read. That keeps what outsiders
+	// write off the command line.
+	Stdin string
+
+	Dir         string            // where it runs; empty: where this process does
+	CheckDir    bool              // refuse a Dir that nothing can run in now
+	Env         map[string]string // variables and their values
+	PassEnv     []string          // names of variables passed on, where set; nil: defaultPass
+	Secrets     []string          // names of variables with secrets of ours, which are refused in PassEnv
+	ExitCodes   ExitCodes
+	Timeout     time.Duration // then it is ended; 0: DefaultTimeout
+	Grace       time.Duration // between TERM and KILL; 0: DefaultGrace
+	Running     *Running      // is told of each attempt's process; may be nil
+	Containment *Containment  // what ends with an attempt; nil: its process group
 }
 
 // defaultPass is what programs need to find others, their settings and a place
@@ -61,48 +66,95 @@ type Run struct {
 var defaultPass = []string{"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR"}
 
 type run struct {
-	command []argument
-	cwd     string
-	env     []string
-	timeout time.Duration
-	grace   time.Duration
-	work    string // holds a directory for each running attempt
-	running *Running
-	log     *slog.Logger
+	command     []pattern
+	input       []pattern // what the command reads, if it is a template
+	payload     bool      // it reads the payload
+	cwd         string
+	env         []string
+	codes       map[int]outcome
+	timeout     time.Duration
+	grace       time.Duration
+	work        string // holds a directory for each running attempt
+	running     *Running
+	containment *Containment
+	log         *slog.Logger
 }
 
-// NewRun checks a command and compiles its templates; the error names what
-// can't be used. Each attempt has a directory below work, which is made when it
-// is needed and which Sweep looks after. Environment variables are read now.
-func NewRun(r Run, work string, log *slog.Logger) (queue.Handler, error) {
-	command, err := parseCommand(r.Command)
-	if err != nil {
-		return nil, fmt.Errorf("command: %w", err)
+// NewRun checks a command and compiles its templates. An error is a
+// *queue.FieldError, or several that are joined. Each attempt has a directory
+// below work, which is made when it is needed and which Sweep looks after.
+// Environment variables are read now.
+func NewRun(r Run, work string, log *slog.Logger) (Handler, error) {
+	h := &run{
+		cwd: r.Dir, timeout: cmp.Or(r.Timeout, DefaultTimeout), grace: cmp.Or(r.Grace, DefaultGrace),
+		running: r.Running, containment: r.Containment, log: log,
 	}
-	env, err := environment(r)
-	if err != nil {
-		return nil, err
-	}
+	errs := make([]error, 5, 7)
+	h.command, errs[0] = parseCommand(r.Command, r.AllowLeadingDash)
+	errs[1] = h.setStdin(r.Stdin)
+	errs[2] = checkDir(r.Dir, r.CheckDir)
+	h.env, errs[3] = environment(r)
+	h.codes, errs[4] = r.ExitCodes.outcomes()
 	if r.Timeout < 0 {
-		return nil, fmt.Errorf("timeout: %s: want more than 0; a command without one could hold its slot for ever", r.Timeout)
+		errs = append(errs, invalid("run.timeout", "%s: want more than 0; a command without one could hold its slot for ever", r.Timeout))
 	}
 	if r.Grace < 0 {
-		return nil, fmt.Errorf("grace: %s: want more than 0", r.Grace)
+		errs = append(errs, invalid("run.grace", "%s: want more than 0", r.Grace))
 	}
-	if strings.ContainsRune(r.Dir, 0) {
-		return nil, fmt.Errorf("dir: %q holds a NUL byte", r.Dir)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
-	if work, err = filepath.Abs(work); err != nil {
+	var err error
+	if h.work, err = filepath.Abs(work); err != nil {
 		return nil, fmt.Errorf("directory of attempts: %w", err)
 	}
-	h := &run{command: command, cwd: r.Dir, env: env, timeout: r.Timeout, grace: r.Grace, work: work, running: r.Running, log: log}
-	if h.timeout == 0 {
-		h.timeout = DefaultTimeout
-	}
-	if h.grace == 0 {
-		h.grace = DefaultGrace
-	}
 	return h, nil
+}
+
+// The words of run.stdin.
+const (
+	stdinPayload = "payload"
+	stdinNone    = "none"
+)
+
+func (h *run) setStdin(s string) error {
+	switch {
+	case s == "" || s == stdinPayload:
+		h.payload = true
+	case strings.Contains(s, "{{"):
+		p := pattern{name: "stdin", text: s, stdin: true}
+		err := p.parse("run.stdin")
+		h.input = []pattern{p}
+		return err
+	case s != stdinNone:
+		return invalid("run.stdin", "%q is neither a word for it nor a template; %s, or a template with {{ }}",
+			queue.Cut(s, maxLine/4), nearest(s, []string{stdinNone, stdinPayload}))
+	}
+	return nil
+}
+
+// checkDir looks at the directory itself only where this process is to run
+// commands: an operator's other commands may run elsewhere.
+func checkDir(dir string, look bool) error {
+	if strings.ContainsRune(dir, 0) {
+		return invalid("run.dir", "%q holds a NUL byte", dir)
+	}
+	if dir == "" || !look {
+		return nil
+	}
+	st, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return invalid("run.dir", "%s is not there; create it, or name another", dir)
+	case err != nil:
+		return invalid("run.dir", "%w", err)
+	case !st.IsDir():
+		return invalid("run.dir", "%s is no directory; name the one that the command is to run in", dir)
+	}
+	if err := mayEnter(dir); err != nil {
+		return invalid("run.dir", "%s can't be entered by the user who runs this: %w", dir, err)
+	}
+	return nil
 }
 
 // environment is what every attempt of the route gets.
@@ -111,21 +163,22 @@ func environment(r Run) ([]string, error) {
 	if pass == nil {
 		pass = defaultPass
 	}
-	vars := map[string]string{}
-	for _, name := range pass {
+	vars, errs := map[string]string{}, []error(nil)
+	for i, name := range pass {
 		if err := checkName(name, r.Secrets); err != nil {
-			return nil, fmt.Errorf("pass_env: %w", err)
+			errs = append(errs, invalid("run.pass_env["+strconv.Itoa(i)+"]", "%w", err))
 		}
 		if value, ok := os.LookupEnv(name); ok {
 			vars[name] = value
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Env)) {
-		if err := checkName(name, nil); err != nil {
-			return nil, fmt.Errorf("env: %w", err)
+		err := checkName(name, nil)
+		if err == nil && strings.ContainsRune(r.Env[name], 0) {
+			err = errors.New("its value holds a NUL byte")
 		}
-		if strings.ContainsRune(r.Env[name], 0) {
-			return nil, fmt.Errorf("env: the value of %s holds a NUL byte", name)
+		if err != nil {
+			errs = append(errs, invalid("run.env."+queue.Printable(name), "%w", err))
 		}
 		vars[name] = r.Env[name]
 	}
@@ -133,7 +186,7 @@ func environment(r Run) ([]string, error) {
 	for _, name := range slices.Sorted(maps.Keys(vars)) {
 		env = append(env, name+"="+vars[name])
 	}
-	return env, nil
+	return env, errors.Join(errs...)
 }
 
 // checkName refuses names that can't be, names that are ours, and names that
@@ -150,55 +203,129 @@ func checkName(name string, secrets []string) error {
 	return nil
 }
 
+// order is what an event makes of the templates.
+type order struct {
+	payload []byte
+	argv    []string
+	input   []string // at most one
+}
+
+// order has permanent errors only.
+func (h *run) order(t *queue.Task) (o order, err error) {
+	if o.payload, err = t.Payload.JSON(); err != nil {
+		return o, queue.Permanent("payload: %w", err)
+	}
+	texts, err := render(slices.Concat(h.command, h.input), t, o.payload)
+	if err != nil {
+		return o, err
+	}
+	o.argv, o.input = texts[:len(h.command)], texts[len(h.command):]
+	return o, nil
+}
+
+// Preview implements Handler. Of standard input it shows what a template makes,
+// else the word for it.
+func (h *run) Preview(t *queue.Task) (Preview, error) {
+	o, err := h.order(t)
+	if err != nil {
+		return Preview{}, err
+	}
+	p := &RunPreview{Command: o.argv, Dir: queue.Text(h.cwd), Stdin: stdinNone}
+	switch {
+	case h.payload:
+		p.Stdin = stdinPayload
+	case len(o.input) > 0:
+		p.Stdin = o.input[0]
+	}
+	for _, v := range append(slices.Clip(h.env), variables(t, "")...) {
+		name, _, _ := strings.Cut(v, "=")
+		p.Env = append(p.Env, name)
+	}
+	slices.Sort(p.Env)
+	return Preview{Run: p}, nil
+}
+
 // Handle implements queue.Handler: one attempt, from the payload to the verdict.
 func (h *run) Handle(ctx context.Context, t *queue.Task) (queue.Result, error) {
 	if ctx.Err() != nil {
 		return queue.Result{}, context.Cause(ctx)
 	}
-	payload, err := t.Payload.JSON()
-	if err != nil {
-		return queue.Result{}, queue.Permanent("payload: %w", err)
-	}
-	argv, err := render(h.command, t, payload)
+	o, err := h.order(t)
 	if err != nil {
 		return queue.Result{}, err
 	}
-	dir, err := newAttemptDir(h.work, payload)
+	dir, err := newAttemptDir(h.work, o.payload)
 	if err != nil {
 		// A full disk or too many open files is not the event's fault.
 		return queue.Result{}, &queue.UnavailableError{Err: fmt.Errorf("payload file: %w", err)}
 	}
 	defer h.remove(ctx, dir, t)
-	p, err := h.start(argv, t, dir)
+	stdin, err := h.stdin(dir, o)
 	if err != nil {
-		return queue.Result{}, h.startError(argv[0], err)
+		return queue.Result{}, &queue.UnavailableError{Err: fmt.Errorf("standard input: %w", err)}
+	}
+	defer func() { _ = stdin.Close() }() // only read, and by the child
+	if err := h.containment.contain(dir); err != nil {
+		h.uncontained(ctx, err)
+	}
+	p, err := h.start(ctx, o.argv, stdin, t, dir)
+	if err != nil {
+		return queue.Result{}, h.startError(o.argv[0], err)
 	}
 	p.running = h.running
 	h.running.add(p)
-	return verdict(ctx, p, p.watch(ctx, h.timeout, h.grace))
+	return h.verdict(ctx, p, p.watch(ctx, h.timeout, h.grace))
 }
 
 // remove leaves to Sweep what can't be removed: the outcome of the attempt
 // stands.
 func (h *run) remove(ctx context.Context, dir *attemptDir, t *queue.Task) {
-	if err := dir.remove(); err != nil {
+	if err := dir.remove(queue.Clock().Add(cgroupDelay)); err != nil {
 		h.log.WarnContext(ctx, "attempt directory left behind", "event_id", t.Event.ID, "route", t.Route,
 			"attempt", t.Attempt, "error", err.Error())
 	}
 }
 
-// start starts the command with the payload file as its standard input. A pipe
-// would need a writer that is stuck for as long as nobody reads.
-func (h *run) start(argv []string, t *queue.Task, dir *attemptDir) (*process, error) {
-	stdin, err := os.Open(dir.payload())
-	if err != nil {
-		return nil, err
+// stdin opens what the command reads: a file, since a pipe would need a writer
+// that is stuck for as long as nobody reads.
+func (h *run) stdin(dir *attemptDir, o order) (*os.File, error) {
+	path := os.DevNull
+	switch {
+	case h.payload:
+		path = dir.payload()
+	case len(o.input) > 0:
+		path = dir.stdin()
+		if err := os.WriteFile(path, []byte(o.input[0]), 0o600); err != nil {
+			return nil, err
+		}
 	}
-	defer func() { _ = stdin.Close() }()      // only read, and by the child
-	cmd := exec.Command(argv[0], argv[1:]...) //nolint:gosec,noctx // the configuration names it; a context would kill the leader alone
-	cmd.Dir, cmd.Stdin = h.cwd, stdin
-	cmd.Env = append(slices.Clip(h.env), variables(t, dir.payload())...)
-	return start(cmd)
+	return os.Open(path) //nolint:gosec // a path of ours
+}
+
+// start starts the command, without a cgroup where the kernel refuses it that.
+func (h *run) start(ctx context.Context, argv []string, stdin *os.File, t *queue.Task, dir *attemptDir) (*process, error) {
+	cmd := func() *exec.Cmd {
+		c := exec.Command(argv[0], argv[1:]...) //nolint:gosec,noctx // the configuration names it; a context would kill the leader alone
+		c.Dir, c.Stdin = h.cwd, stdin
+		c.Env = append(slices.Clip(h.env), variables(t, dir.payload())...)
+		return c
+	}
+	p, err := start(cmd(), dir.cgroup)
+	if err == nil || dir.cgroup == "" || errors.Is(err, fs.ErrNotExist) {
+		return p, err
+	}
+	p, again := start(cmd(), "")
+	if again == nil {
+		h.uncontained(ctx, err)
+	}
+	return p, again
+}
+
+// uncontained tells, once in a while, that the process group has to do.
+func (h *run) uncontained(ctx context.Context, err error) {
+	if h.containment.complain() {
+		h.log.WarnContext(ctx, "no cgroup for an attempt: what leaves its process group can outlive it", "error", err.Error())
+	}
 }
 
 // varPayloadFile also marks the processes of an attempt: see killLeftovers.
@@ -239,13 +366,15 @@ func (h *run) startError(program string, err error) error {
 
 // verdict is the outcome of a command that has ended; why tells what made us
 // end it, nil if it ended by itself.
-func verdict(ctx context.Context, p *process, why error) (queue.Result, error) {
+func (h *run) verdict(ctx context.Context, p *process, why error) (queue.Result, error) {
 	state := p.cmd.ProcessState
 	res := queue.Result{Output: p.output.bytes()}
+	says := failed
 	if code := state.ExitCode(); code >= 0 {
 		res.ExitCode = &code
+		says = h.codes[code]
 	}
-	if state.Success() && !p.asked {
+	if says == done && !p.asked {
 		return res, nil // a KILL that came too late changes nothing
 	}
 	if why == nil {
@@ -255,10 +384,10 @@ func verdict(ctx context.Context, p *process, why error) (queue.Result, error) {
 	if why != nil {
 		return res, because(why, line) // it did not end by itself, whatever its status says
 	}
-	switch err := because(ended(state), line); state.ExitCode() {
-	case exitUnavailable:
+	switch err := because(ended(state), line); says {
+	case unavailable:
 		return res, &queue.UnavailableError{Err: err}
-	case exitPermanent:
+	case permanent:
 		return res, &queue.PermanentError{Err: err}
 	default:
 		return res, err

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"orchestrate/internal/queue"
 )
 
 // checkDead fails unless the process is dead, or dies of a signal that it was
@@ -50,6 +52,11 @@ func readable(t *testing.T, fd int, limit time.Duration) bool {
 }
 
 func TestNothingIsLeftRunning(t *testing.T) {
+	testNothingIsLeftRunning(t, nil)
+	t.Run("with cgroups", func(t *testing.T) { testNothingIsLeftRunning(t, contained(t)) })
+}
+
+func testNothingIsLeftRunning(t *testing.T, c *Containment) {
 	tests := []struct{ name, script string }{
 		{"background child", `sleep 1000 & echo $! > $1`},
 		{"background child without our output", `sleep 1000 > /dev/null 2>&1 & echo $! > $1`},
@@ -63,7 +70,7 @@ func TestNothingIsLeftRunning(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			path, pid := fifo(t)
 			second, _ := fifo(t)
-			h, _ := newRun(t, Run{Command: shell(tt.script, path, second), Timeout: 2 * time.Second, Grace: time.Second})
+			h, _ := newRun(t, Run{Command: shell(tt.script, path, second), Timeout: 2 * time.Second, Grace: time.Second, Containment: c})
 			told := make(chan string)
 			go func() { told <- pid() }()
 			if _, err := h.Handle(t.Context(), task(`{}`)); kindOf(err) != "done" && kindOf(err) != "retry" {
@@ -156,7 +163,7 @@ func TestSweep(t *testing.T) {
 	if _, err := os.Stat(live.payload()); err != nil {
 		t.Errorf("payload of a live attempt: %v", err)
 	}
-	if err := live.remove(); err != nil {
+	if err := live.remove(queue.Clock()); err != nil {
 		t.Error(err)
 	}
 }

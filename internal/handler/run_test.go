@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strconv"
@@ -36,10 +37,17 @@ func TestMain(m *testing.M) {
 
 // varWorker makes this program a worker that runs one command, for tests that
 // kill it.
-const varWorker = "HANDLER_TEST_WORKER"
+const (
+	varWorker    = "HANDLER_TEST_WORKER"
+	varContained = "HANDLER_TEST_CONTAINED" // set: its attempts get cgroups, where they can
+)
 
 func workForTest() {
-	h, err := NewRun(Run{Command: os.Args[2:]}, os.Getenv(varWorker), slog.New(slog.DiscardHandler))
+	r := Run{Command: os.Args[2:]}
+	if os.Getenv(varContained) != "" {
+		r.Containment = DetectContainment()
+	}
+	h, err := NewRun(r, os.Getenv(varWorker), slog.New(slog.DiscardHandler))
 	if err == nil {
 		_, err = h.Handle(context.Background(), task(`{}`))
 	}
@@ -49,7 +57,7 @@ func workForTest() {
 	}
 }
 
-func newRun(t testing.TB, r Run) (queue.Handler, string) {
+func newRun(t testing.TB, r Run) (Handler, string) {
 	t.Helper()
 	work := filepath.Join(t.TempDir(), "work")
 	h, err := NewRun(r, work, slog.New(slog.NewTextHandler(t.Output(), nil)))
@@ -139,7 +147,7 @@ func TestNotStarted(t *testing.T) {
 		{"not executable", Run{Command: []string{plain}}, "retry", "start " + plain + ": fork/exec " + plain + ": permission denied"},
 		{"no such dir", Run{Command: []string{"/bin/true"}, Dir: dir + "/gone"}, "retry", "dir: stat " + dir + "/gone: no such file or directory"},
 		{"too much in all", Run{Command: many}, "permanent", "start /bin/true: its arguments and environment are too long together: fork/exec /bin/true: argument list too long"},
-		{"missing key", Run{Command: []string{"/bin/true", "{{ .nope }}"}}, "permanent", `template: argument 1:1:3: executing "argument 1" at <.nope>: map has no entry for key "nope"`},
+		{"missing key", Run{Command: []string{"/bin/true", "{{ .nope }}"}}, "permanent", `argument 1: .nope: map has no entry for key "nope"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -291,29 +299,195 @@ func TestNewRunRefuses(t *testing.T) {
 		run  Run
 		want string // part of the message
 	}{
-		{"no command", Run{}, "command: empty"},
-		{"no program", Run{Command: []string{""}}, "command: empty"},
-		{"program from the payload", Run{Command: []string{"{{ .x }}"}}, `command: program "{{ .x }}"`},
-		{"template", Run{Command: []string{"true", "a", "{{ .x"}}, `command: "{{ .x": template: argument 2:1: unclosed action`},
-		{"unknown function", Run{Command: []string{"true", "{{ env }}"}}, `function "env" not defined`},
-		{"NUL", Run{Command: []string{"true", "a\x00"}}, "command: argument 1: a NUL byte"},
-		{"NUL in the program", Run{Command: []string{"tr\x00ue"}}, "command: argument 0: a NUL byte"},
-		{"long argument", Run{Command: []string{"true", strings.Repeat("x", maxArgument+1)}}, "command: argument 1: longer than the 131071 bytes"},
-		{"NUL in dir", Run{Command: ok, Dir: "/x\x00"}, `dir: "/x\x00"`},
-		{"secret", Run{Command: ok, PassEnv: []string{"PATH", "GITHUB_WEBHOOK_SECRET"}}, "pass_env: GITHUB_WEBHOOK_SECRET holds a secret"},
-		{"secret by reference", Run{Command: ok, PassEnv: []string{"ACME"}, Secrets: []string{"ACME"}}, "pass_env: ACME holds a secret"},
-		{"ours", Run{Command: ok, PassEnv: []string{"ORCHESTRATE_DATABASE"}}, "pass_env: ORCHESTRATE_DATABASE: names that start with"},
-		{"ours, set", Run{Command: ok, Env: map[string]string{"ORCHESTRATE_ROUTE": "x"}}, "env: ORCHESTRATE_ROUTE: names that start with"},
-		{"no name", Run{Command: ok, PassEnv: []string{""}}, `pass_env: "" is no name`},
-		{"name with =", Run{Command: ok, Env: map[string]string{"A=B": "x"}}, `env: "A=B" is no name`},
-		{"NUL in a value", Run{Command: ok, Env: map[string]string{"A": "\x00"}}, "env: the value of A holds a NUL"},
-		{"negative timeout", Run{Command: ok, Timeout: -time.Second}, "timeout: -1s"},
-		{"negative grace", Run{Command: ok, Grace: -time.Second}, "grace: -1s"},
+		{"no command", Run{}, "run.command: empty"},
+		{"no program", Run{Command: []string{""}}, "run.command: empty"},
+		{"program from the payload", Run{Command: []string{"{{ .x }}"}}, `run.command[0]: "{{ .x }}": the program can't be a template`},
+		{"NUL", Run{Command: []string{"true", "a\x00"}}, "run.command[1]: a NUL byte"},
+		{"NUL in the program", Run{Command: []string{"tr\x00ue"}}, "run.command[0]: a NUL byte"},
+		{"long argument", Run{Command: []string{"true", strings.Repeat("x", maxArgument+1)}}, "run.command[1]: longer than the 131071 bytes"},
+		{"two at once", Run{Command: []string{"true", "a\x00", "{{"}}, "run.command[1]: a NUL byte, which no argument can hold\nrun.command[2]: 1:1: unclosed action"},
+		{"NUL in dir", Run{Command: ok, Dir: "/x\x00"}, `run.dir: "/x\x00"`},
+		{"secret", Run{Command: ok, PassEnv: []string{"PATH", "GITHUB_WEBHOOK_SECRET"}}, "run.pass_env[1]: GITHUB_WEBHOOK_SECRET holds a secret"},
+		{"secret by reference", Run{Command: ok, PassEnv: []string{"ACME"}, Secrets: []string{"ACME"}}, "run.pass_env[0]: ACME holds a secret"},
+		{"ours", Run{Command: ok, PassEnv: []string{"ORCHESTRATE_DATABASE"}}, "run.pass_env[0]: ORCHESTRATE_DATABASE: names that start with"},
+		{"ours, set", Run{Command: ok, Env: map[string]string{"ORCHESTRATE_ROUTE": "x"}}, "run.env.ORCHESTRATE_ROUTE: ORCHESTRATE_ROUTE: names that start with"},
+		{"no name", Run{Command: ok, PassEnv: []string{""}}, `run.pass_env[0]: "" is no name`},
+		{"name with =", Run{Command: ok, Env: map[string]string{"A=B": "x"}}, `run.env.A=B: "A=B" is no name`},
+		{"NUL in a value", Run{Command: ok, Env: map[string]string{"A": "\x00"}}, "run.env.A: its value holds a NUL"},
+		{"negative timeout", Run{Command: ok, Timeout: -time.Second}, "run.timeout: -1s"},
+		{"negative grace", Run{Command: ok, Grace: -time.Second}, "run.grace: -1s"},
+		{"stdin, misspelt", Run{Command: ok, Stdin: "paylod"}, `run.stdin: "paylod" is neither a word for it nor a template; did you mean payload?`},
+		{"stdin, another word", Run{Command: ok, Stdin: "terminal"}, `there are none, payload, or a template with {{ }}`},
+		{"stdin, a bad template", Run{Command: ok, Stdin: "x\n{{ .x | lowr }}"}, "run.stdin: 2:9: unknown function lowr; did you mean lower?"},
+		{"stdin, too long", Run{Command: ok, Stdin: "{{ .x }}" + strings.Repeat("x", maxStdin)}, "run.stdin: longer than the 1048576 bytes"},
+		{"exit status over 255", Run{Command: ok, ExitCodes: ExitCodes{Done: []int{0, 256}}}, "run.exit_codes.done[1]: 256: an exit status is between 0 and 255"},
+		{"exit status below 0", Run{Command: ok, ExitCodes: ExitCodes{Permanent: []int{-1}}}, "run.exit_codes.permanent[0]: -1"},
+		{"exit status in two lists", Run{Command: ok, ExitCodes: ExitCodes{Unavailable: []int{1}, Permanent: []int{2, 1}}}, "run.exit_codes.permanent[1]: 1 is in unavailable already"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := NewRun(tt.run, t.TempDir(), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("NewRun error = %v, want one with %s", err, tt.want)
+			_, err := NewRun(tt.run, t.TempDir(), slog.New(slog.DiscardHandler))
+			var field *queue.FieldError
+			if !errors.As(err, &field) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("NewRun error = %v, want one of a field, with %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestDirIsChecked(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	closed := filepath.Join(dir, "closed")
+	if err := os.Mkdir(closed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	notEntered := closed + " can't be entered by the user who runs this: permission denied"
+	if os.Geteuid() == 0 {
+		notEntered = "" // root enters everywhere
+	}
+	tests := []struct{ name, dir, want string }{
+		{"none", "", ""},
+		{"a directory", dir, ""},
+		{"missing", dir + "/gone", dir + "/gone is not there; create it, or name another"},
+		{"a file", file, file + " is no directory; name the one that the command is to run in"},
+		{"below a file", file + "/x", "stat " + file + "/x: not a directory"},
+		{"closed", closed, notEntered},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := Run{Command: []string{"true"}, Dir: tt.dir}
+			if _, err := NewRun(r, dir, slog.New(slog.DiscardHandler)); err != nil {
+				t.Errorf("NewRun without a check = %v, want nil", err)
+			}
+			r.CheckDir = true
+			_, err := NewRun(r, dir, slog.New(slog.DiscardHandler))
+			want := ""
+			if tt.want != "" {
+				want = "run.dir: " + tt.want
+			}
+			if message(err) != want {
+				t.Errorf("NewRun error = %q, want %q", message(err), want)
+			}
+		})
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	tests := []struct {
+		name  string
+		codes ExitCodes
+		want  map[int]string
+	}{
+		{"defaults", ExitCodes{}, map[int]string{0: "done", 1: "retry", 75: "unavailable", 100: "permanent", 255: "retry"}},
+		{"lists", ExitCodes{Done: []int{0, 3}, Unavailable: []int{4}, Permanent: []int{2, 255}}, map[int]string{0: "done", 3: "done", 4: "unavailable", 2: "permanent", 255: "permanent", 75: "retry", 100: "retry", 1: "retry"}},
+		{"empty lists", ExitCodes{Done: []int{}, Unavailable: []int{}, Permanent: []int{}}, map[int]string{0: "retry", 75: "retry", 100: "retry"}},
+		{"one list leaves the others", ExitCodes{Permanent: []int{2}}, map[int]string{0: "done", 75: "unavailable", 2: "permanent", 100: "retry"}},
+		{"a default elsewhere", ExitCodes{Done: []int{0, 100}, Permanent: []int{75}}, map[int]string{0: "done", 100: "done", 75: "permanent"}},
+		{"0 is permanent", ExitCodes{Permanent: []int{0}}, map[int]string{0: "permanent", 100: "retry", 75: "unavailable"}},
+		{"0 is not done", ExitCodes{Done: []int{3}}, map[int]string{0: "retry", 3: "done"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h, _ := newRun(t, Run{Command: shell(`exit $1`, "{{ .code }}"), ExitCodes: tt.codes})
+			for code, want := range tt.want {
+				res, err := h.Handle(t.Context(), task(`{"code":`+strconv.Itoa(code)+`}`))
+				if got := kindOf(err); got != want || res.ExitCode == nil || *res.ExitCode != code {
+					t.Errorf("exit %d = %s %v, %+v; want %s", code, got, err, res, want)
+				}
+				if want != "done" && message(err) != "exit "+strconv.Itoa(code) {
+					t.Errorf("exit %d: message %q", code, message(err))
+				}
+			}
+		})
+	}
+}
+
+func TestStdin(t *testing.T) {
+	const body = `{"title":"-rf $(id)","null":null,"n":12345678901234567890,"nul":"a\u0000b","labels":[{"name":"a<b"}]}`
+	tests := []struct{ name, stdin, kind, want string }{
+		{"by default", "", "done", body},
+		{"payload", "payload", "done", body},
+		{"none", "none", "done", ""},
+		{"template", "{{ .title }}\n#{{ .n }} {{ event.repository }}", "done", "-rf $(id)\n#12345678901234567890 acme/api"},
+		{"template with json", `Labels: {{ .labels | json }}`, "done", `Labels: [{"name":"a<b"}]`},
+		{"NUL", `{{ .nul }}`, "done", "a\x00b"},
+		{"nothing", `{{ with .null }}x{{ end }}`, "done", ""},
+		{"null", `{{ .null }}`, "permanent", `stdin: .null is null; default says what to use then, as in {{ .x | default "none" }}`},
+		{"missing", `{{ .nope }}`, "permanent", `stdin: .nope: map has no entry for key "nope"`},
+		{"missing, by default", `{{ .nope | default "none" }}`, "done", "none"},
+		{"too long", `{{ range .labels }}{{ printf "%1000000s%1000000s" .name .name }}{{ end }}`, "permanent", "stdin: longer than the 1048576 bytes of a text on standard input; stdin: payload has no bound"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			const script = `cat; cmp -s "$ORCHESTRATE_PAYLOAD_FILE" - < /dev/null && exit 1; test -s "$ORCHESTRATE_PAYLOAD_FILE"`
+			res, err := handle(t, Run{Command: shell(script), Stdin: tt.stdin}, body)
+			got := string(res.Output)
+			if err != nil {
+				got = message(err)
+			}
+			if kindOf(err) != tt.kind || got != tt.want {
+				t.Errorf("outcome = %s %q, want %s %q", kindOf(err), got, tt.kind, tt.want)
+			}
+		})
+	}
+	t.Run("a file of its own", func(t *testing.T) {
+		const script = `cd "${ORCHESTRATE_PAYLOAD_FILE%/*}"; ls -l | cut -c1-10; ls; readlink -f /dev/stdin | xargs basename`
+		res, err := handle(t, Run{Command: shell(script), Stdin: "{{ .n }}"}, body)
+		_, got, _ := strings.Cut(string(res.Output), "\n") // behind the total
+		if want := "-rw-------\n-rw-------\npayload.json\nstdin\nstdin\n"; err != nil || got != want {
+			t.Errorf("output = %q, %v; want %q", got, err, want)
+		}
+	})
+}
+
+func TestLeadingDash(t *testing.T) {
+	r := Run{Command: []string{"/bin/echo", "x", "{{ .dash }}"}}
+	if _, err := handle(t, r, `{"dash":"-rf"}`); kindOf(err) != "permanent" || !strings.Contains(message(err), `"-rf" starts with "-"`) {
+		t.Errorf("outcome = %s %v, want permanent", kindOf(err), err)
+	}
+	r.AllowLeadingDash = true
+	if res, err := handle(t, r, `{"dash":"-rf"}`); err != nil || string(res.Output) != "x -rf\n" {
+		t.Errorf("output = %q, %v; want x -rf", res.Output, err)
+	}
+}
+
+func TestPreview(t *testing.T) {
+	env := func(more ...string) []string {
+		all := append(more, "ORCHESTRATE_ACTION", "ORCHESTRATE_ATTEMPT", "ORCHESTRATE_DELIVERY_ID", "ORCHESTRATE_EVENT", "ORCHESTRATE_EVENT_ID",
+			"ORCHESTRATE_IDEMPOTENCY_KEY", "ORCHESTRATE_PAYLOAD_FILE", "ORCHESTRATE_REPOSITORY", "ORCHESTRATE_ROUTE")
+		slices.Sort(all)
+		return all
+	}
+	t.Setenv("ACME_TOKEN", "t0ken")
+	pass := []string{"ACME_TOKEN", "NOT_SET"}
+	tests := []struct {
+		name string
+		run  Run
+		want RunPreview
+		err  string
+	}{
+		{"payload", Run{Command: []string{"agent", "--pr={{ .n }}"}, Dir: "/srv", PassEnv: pass}, RunPreview{[]string{"agent", "--pr=7"}, "/srv", env("ACME_TOKEN"), "payload"}, ""},
+		{"none", Run{Command: []string{"agent"}, Stdin: "none", PassEnv: []string{}}, RunPreview{[]string{"agent"}, "", env(), "none"}, ""},
+		{"template", Run{Command: []string{"agent", "-"}, Stdin: "fix {{ .n }}", Env: map[string]string{"Z": "s3cret"}, PassEnv: []string{}}, RunPreview{[]string{"agent", "-"}, "", env("Z"), "fix 7"}, ""},
+		{"permanent failure", Run{Command: []string{"agent", "{{ .nope }}"}}, RunPreview{}, `argument 1: .nope: map has no entry for key "nope"`},
+		{"permanent failure of stdin", Run{Command: []string{"agent"}, Stdin: "{{ .nope }}"}, RunPreview{}, `stdin: .nope: map has no entry for key "nope"`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h, work := newRun(t, tt.run)
+			p, err := h.Preview(task(`{"n":7}`))
+			if message(err) != tt.err || tt.err != "" && kindOf(err) != "permanent" {
+				t.Fatalf("Preview error = %s %v, want %q", kindOf(err), err, tt.err)
+			}
+			if tt.err == "" && !reflect.DeepEqual(*p.Run, tt.want) {
+				t.Errorf("Preview = %+v, want %+v", *p.Run, tt.want)
+			}
+			if _, err := os.Stat(work); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the directory of attempts: %v; want it not to be made", err)
 			}
 		})
 	}
@@ -417,18 +591,19 @@ func TestContextEndedBefore(t *testing.T) {
 
 // TestContextEndsTooLate: what the command had done by then stands.
 func TestContextEndsTooLate(t *testing.T) {
+	h := &run{codes: map[int]outcome{0: done}}
 	for _, cause := range []error{queue.ErrStopped, queue.ErrLeaseLost} {
 		for status, want := range map[string]error{"0": nil, "1": cause} {
 			t.Run(cause.Error()+" "+status, func(t *testing.T) {
 				for range 20 { // either branch of the select
 					ctx, cancel := context.WithCancelCause(t.Context())
-					p, err := start(exec.CommandContext(t.Context(), "/bin/sh", "-c", "exit "+status))
+					p, err := start(exec.CommandContext(t.Context(), "/bin/sh", "-c", "exit "+status), "")
 					if err != nil {
 						t.Fatal(err)
 					}
 					<-p.exited
 					cancel(cause)
-					res, err := verdict(ctx, p, p.watch(ctx, time.Hour, time.Hour))
+					res, err := h.verdict(ctx, p, p.watch(ctx, time.Hour, time.Hour))
 					if !errors.Is(err, want) || res.ExitCode == nil || strconv.Itoa(*res.ExitCode) != status {
 						t.Fatalf("verdict = %+v, %v; want exit code %s, %v", res, err, status, want)
 					}
@@ -486,8 +661,18 @@ func TestManyAtOnce(t *testing.T) {
 	checkEmpty(t, work)
 }
 
-func BenchmarkHandle(b *testing.B) {
-	h, _ := newRun(b, Run{Command: []string{"/bin/true", "{{ .number }}"}})
+func BenchmarkHandle(b *testing.B) { benchmarkHandle(b, nil) }
+
+// BenchmarkHandleContained is BenchmarkHandle with what a cgroup costs, where
+// one can be made.
+func BenchmarkHandleContained(b *testing.B) {
+	c := DetectContainment()
+	b.Logf("containment: %s %s", c, c.Why())
+	benchmarkHandle(b, c)
+}
+
+func benchmarkHandle(b *testing.B, c *Containment) {
+	h, _ := newRun(b, Run{Command: []string{"/bin/true", "{{ .number }}"}, Containment: c})
 	in := task(`{"number":1,"body":"` + strings.Repeat("x", 10<<10) + `"}`)
 	b.ReportAllocs()
 	for b.Loop() {

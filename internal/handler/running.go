@@ -1,9 +1,6 @@
 package handler
 
-import (
-	"os"
-	"sync"
-)
+import "sync"
 
 // Running knows the commands that run, so that a program that ends at once can
 // end them, too. The zero value is ready; nil knows none.
@@ -13,14 +10,14 @@ type Running struct {
 	killed bool
 }
 
-// Kill kills every running command with its process group, and each that is
-// still to start.
+// Kill kills every running command with its process group and its cgroup, and
+// each that is still to start.
 func (r *Running) Kill() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.killed = true
 	for p := range r.all {
-		signalGroup(p.cmd, os.Kill)
+		p.kill()
 	}
 }
 
@@ -35,7 +32,7 @@ func (r *Running) add(p *process) {
 	}
 	r.all[p] = struct{}{}
 	if r.killed {
-		signalGroup(p.cmd, os.Kill)
+		p.kill()
 	}
 }
 

@@ -8,104 +8,125 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
-	"text/template/parse"
 
 	"orchestrate/internal/queue"
 )
 
-// maxArgument is the longest argument that Linux takes, in bytes: 32 pages with
-// the NUL behind it (MAX_ARG_STRLEN, man 2 execve).
-const maxArgument = 128<<10 - 1
+// The longest texts that a template may make, in bytes. Linux takes arguments of
+// 32 pages with the NUL behind them (MAX_ARG_STRLEN, man 2 execve); what a
+// command reads could be longer, but who wants all of it takes the payload.
+const (
+	maxArgument = 128<<10 - 1
+	maxStdin    = 1 << 20
+)
 
-// argument is a part of a command: a text, or a template that makes one.
-type argument struct {
-	name     string // "argument 1"; 0 is the program itself
+// pattern is a text of the configuration, or a template that makes one.
+type pattern struct {
+	name     string // what errors of an attempt call it: "argument 1"; 0 is the program
 	text     string
 	template *template.Template // nil: the text as it is
-	opens    bool               // the template decides the first character
+	stdin    bool               // what a command reads, else an argument
+	opens    bool               // the template decides the first character, which must not be a dash
 }
 
 // parseCommand compiles the arguments. The first is the program, and the
 // payload has no say in which that is.
-func parseCommand(command []string) ([]argument, error) {
+func parseCommand(command []string, allowDash bool) ([]pattern, error) {
 	if len(command) == 0 || command[0] == "" {
-		return nil, errors.New("empty: want a program and its arguments, as in [deploy, --fast]")
+		return nil, invalid("run.command", "empty: want a program and its arguments, as in [deploy, --fast]")
 	}
+	var errs []error
 	if strings.Contains(command[0], "{{") {
-		return nil, fmt.Errorf("program %q: it can't be a template, or a sender could choose it; name it", command[0])
+		errs = append(errs, invalid("run.command[0]", "%q: the program can't be a template, or a sender could choose it; name it", command[0]))
+		command = append([]string{"program"}, command[1:]...)
 	}
-	args := make([]argument, len(command))
+	patterns := make([]pattern, len(command))
 	for i, text := range command {
-		a, err := parseArgument("argument "+strconv.Itoa(i), text)
-		if err != nil {
-			return nil, err
-		}
-		args[i] = a
+		p := &patterns[i]
+		*p = pattern{name: "argument " + strconv.Itoa(i), text: text}
+		errs = append(errs, p.parse("run.command["+strconv.Itoa(i)+"]"))
+		p.opens = p.opens && !allowDash
 	}
-	return args, nil
+	return patterns, errors.Join(errs...)
 }
 
-func parseArgument(name, text string) (argument, error) {
-	a := argument{name: name, text: text}
-	if err := a.check(text); err != nil {
-		return a, err
+// parse compiles the text. Its errors are of field.
+func (p *pattern) parse(field string) error {
+	if err := p.check(p.text); err != nil {
+		return invalid(field, "%w", err)
 	}
-	if !strings.Contains(text, "{{") {
-		return a, nil
+	if !strings.Contains(p.text, "{{") {
+		return nil
 	}
-	funcs := template.FuncMap{"event": noFacts, "scalar": scalar}
-	t, err := template.New(name).Option("missingkey=error").Funcs(funcs).Parse(text)
-	if err != nil {
-		return a, fmt.Errorf("%q: %w", text, err) // it tells which argument
+	var errs []*queue.FieldError
+	p.template, errs = compile(p.name, p.text)
+	all := make([]error, len(errs))
+	for i, e := range errs {
+		e.Field = field
+		all[i] = e
 	}
-	for _, t := range t.Templates() {
-		guard(t.Root)
+	if len(all) == 0 {
+		p.opens = !p.stdin && opens(p.template.Root)
 	}
-	a.template = t
-	if nodes := t.Root.Nodes; len(nodes) > 0 {
-		a.opens = nodes[0].Type() != parse.NodeText
-	}
-	return a, nil
+	return errors.Join(all...)
 }
 
-func noFacts() map[string]any { return nil }
+func invalid(field, format string, args ...any) error {
+	return &queue.FieldError{Field: field, Err: fmt.Errorf(format, args...)}
+}
+
+// errTooLong stops a template; tooLong tells it in full.
+var errTooLong = errors.New("too long")
+
+func (p *pattern) tooLong() error {
+	if p.stdin {
+		return fmt.Errorf("longer than the %d bytes of a text on standard input; stdin: payload has no bound", maxStdin)
+	}
+	return fmt.Errorf("longer than the %d bytes of an argument; the command can read it from its standard input", maxArgument)
+}
+
+func (p *pattern) max() int {
+	if p.stdin {
+		return maxStdin
+	}
+	return maxArgument
+}
 
 // check refuses what no program can be given.
-func (a argument) check(text string) error {
+func (p *pattern) check(text string) error {
 	switch {
-	case len(text) > maxArgument:
-		return fmt.Errorf("%s: %w", a.name, errTooLong)
-	case strings.ContainsRune(text, 0):
-		return fmt.Errorf("%s: a NUL byte, which no argument can hold", a.name)
+	case len(text) > p.max():
+		return p.tooLong()
+	case !p.stdin && strings.ContainsRune(text, 0):
+		return errors.New("a NUL byte, which no argument can hold")
 	}
 	return nil
 }
 
-var errTooLong = fmt.Errorf("longer than the %d bytes of an argument; the command can read the payload from its standard input", maxArgument)
-
-// render makes the arguments of an attempt. Its errors are permanent: the same
-// payload gives the same arguments.
-func render(args []argument, t *queue.Task, payload []byte) ([]string, error) {
-	argv := make([]string, len(args))
+// render makes the texts of an attempt. Its errors are permanent: the same
+// payload gives the same texts.
+func render(patterns []pattern, t *queue.Task, payload []byte) ([]string, error) {
+	texts := make([]string, len(patterns))
 	var data any
-	for i, a := range args {
-		argv[i] = a.text
-		if a.template == nil {
+	for i := range patterns {
+		p := &patterns[i]
+		texts[i] = p.text
+		if p.template == nil {
 			continue
 		}
 		if data == nil {
 			var err error
 			if data, err = decode(payload); err != nil {
-				return nil, queue.Permanent("%s: payload: %w", a.name, err)
+				return nil, queue.Permanent("%s: payload: %w", p.name, err)
 			}
 		}
-		text, err := a.render(data, func() map[string]any { return facts(t) })
+		text, err := p.render(data, func() map[string]any { return facts(t) })
 		if err != nil {
-			return nil, &queue.PermanentError{Err: err}
+			return nil, queue.Permanent("%s: %w", p.name, err)
 		}
-		argv[i] = text
+		texts[i] = text
 	}
-	return argv, nil
+	return texts, nil
 }
 
 // decode keeps numbers as they are written: as floats, large ids would change.
@@ -115,35 +136,48 @@ func decode(payload []byte) (data any, err error) {
 	return data, d.Decode(&data)
 }
 
-func (a argument) render(data any, event func() map[string]any) (string, error) {
-	t, err := a.template.Clone() // the functions of a template are shared by those who run it
+func (p *pattern) render(data any, event func() map[string]any) (string, error) {
+	t, err := p.template.Clone() // the functions of a template are shared by those who run it
 	if err != nil {
 		return "", err
 	}
-	var out bounded
+	out := bounded{max: p.max()}
 	err = t.Funcs(template.FuncMap{"event": event}).Execute(&out, data)
 	var unfit *unfitError
 	switch {
 	case errors.As(err, &unfit):
-		return "", fmt.Errorf("%s: %w", a.name, unfit) // without the template's inner workings
+		return "", unfit // without the template's inner workings
 	case errors.Is(err, errTooLong):
-		return "", fmt.Errorf("%s: %w", a.name, err)
+		return "", p.tooLong()
 	case err != nil:
-		return "", err // it tells which argument
+		return "", errors.New(reason(err))
 	}
 	text := out.String()
-	if a.opens && strings.HasPrefix(text, "-") {
-		return "", fmt.Errorf(`%s: %q starts with "-" and would be taken for an option; put text in front, as in --title=%s`,
-			a.name, queue.Cut(text, maxLine/4), a.text)
+	if p.opens && strings.HasPrefix(text, "-") {
+		return "", fmt.Errorf(`%q starts with "-" and would be taken for an option; put text in front, as in --title=%s, or set allow_leading_dash`,
+			queue.Cut(text, maxLine/4), p.text)
 	}
-	return text, a.check(text)
+	return text, p.check(text)
+}
+
+// reason is what an error of text/template says, without the places that it
+// counts in its own way: `.x: map has no entry for key "x"`.
+func reason(err error) string {
+	_, at, ok := strings.Cut(err.Error(), " at <")
+	if !ok {
+		return err.Error()
+	}
+	return queue.Cut(strings.Replace(at, ">: ", ": ", 1), 2*maxLine)
 }
 
 // bounded keeps a template from filling the memory.
-type bounded struct{ strings.Builder }
+type bounded struct {
+	strings.Builder
+	max int
+}
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > maxArgument {
+	if b.Len()+len(p) > b.max {
 		return 0, errTooLong
 	}
 	return b.Builder.Write(p)
@@ -173,52 +207,4 @@ func number(n queue.Int) any {
 		return nil
 	}
 	return int64(n)
-}
-
-// guard has every value that a template prints pass through scalar.
-// text/template would print null as "<no value>" and an object as Go does, and
-// a command would take that for what GitHub sent.
-func guard(n parse.Node) {
-	switch n := n.(type) {
-	case *parse.ListNode:
-		if n != nil {
-			for _, child := range n.Nodes {
-				guard(child)
-			}
-		}
-	case *parse.ActionNode:
-		if len(n.Pipe.Decl) == 0 {
-			source := n.Pipe.String()
-			n.Pipe.Cmds = append(n.Pipe.Cmds, &parse.CommandNode{NodeType: parse.NodeCommand, Pos: n.Pos, Args: []parse.Node{
-				parse.NewIdentifier("scalar").SetPos(n.Pos),
-				&parse.StringNode{NodeType: parse.NodeString, Pos: n.Pos, Quoted: strconv.Quote(source), Text: source},
-			}})
-		}
-	case *parse.IfNode:
-		guard(n.List)
-		guard(n.ElseList)
-	case *parse.RangeNode:
-		guard(n.List)
-		guard(n.ElseList)
-	case *parse.WithNode:
-		guard(n.List)
-		guard(n.ElseList)
-	}
-}
-
-// unfitError says that a value can't be a part of an argument.
-type unfitError struct{ source, is string }
-
-func (e *unfitError) Error() string { return e.source + " is " + e.is }
-
-func scalar(source string, v any) (any, error) {
-	switch v.(type) {
-	case nil:
-		return nil, &unfitError{source, "null"}
-	case map[string]any:
-		return nil, &unfitError{source, "an object: name one of its fields"}
-	case []any:
-		return nil, &unfitError{source, "a list: range over it, or take one item with index"}
-	}
-	return v, nil
 }

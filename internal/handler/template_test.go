@@ -42,9 +42,13 @@ func message(err error) string {
 	return err.Error()
 }
 
-const payload = `{
+var longText = strings.Repeat("x", 4000)
+
+var payload = `{
 	"n": 12345678901234567890, "f": 1.50, "yes": true, "title": "Fix <it> & \"go\"", "dash": "-rf", "dashes": "--x", "empty": "",
-	"null": null, "nul": "a\u0000b", "object": {"key": "v", "null": null}, "list": ["a", "b"], "event": "mine", "blank": " -x"
+	"null": null, "nul": "a\u0000b", "object": {"key": "v", "null": null}, "list": ["a", "b"], "nothing": [], "no": false, "zero": 0, "three": 3,
+	"people": [{"login": "Ann", "id": 9007199254740993123, "size": 1.50}], "sha": "0123456789abcdef", "umlauts": "ÄÖÜ",
+	"ref": "refs/heads/release/1.2", "long": "` + longText + `", "event": "mine", "blank": " -x"
 }`
 
 func TestRender(t *testing.T) {
@@ -74,9 +78,85 @@ func TestRender(t *testing.T) {
 		{"dash behind text", `--title={{ .dash }}`, "--title=-rf", ""},
 		{"blank before a dash", `{{ .blank }}`, " -x", ""},
 
-		{"missing key", `{{ .nope }}`, "", `template: argument 1:1:3: executing "argument 1" at <.nope>: map has no entry for key "nope"`},
+		{"default, there", `{{ .title | default "none" }}`, `Fix <it> & "go"`, ""},
+		{"default, absent", `{{ .nope | default "none" }}`, "none", ""},
+		{"default, absent above", `{{ .nope.a.b | default "none" }}`, "none", ""},
+		{"default, absent below", `{{ .object.nope.b | default "none" }}`, "none", ""},
+		{"default, null", `{{ .null | default "none" }}`, "none", ""},
+		{"default, null above", `{{ .null.a | default "none" }}`, "none", ""},
+		{"default, empty", `{{ .empty | default "none" }}`, "none", ""},
+		{"default, empty list", `{{ .nothing | default "none" }}`, "none", ""},
+		{"default keeps false", `{{ .no | default "none" }}`, "false", ""},
+		{"default keeps 0", `{{ .zero | default "none" }}`, "0", ""},
+		{"default as a call", `{{ default "none" .object.nope }}`, "none", ""},
+		{"default in parentheses", `{{ printf "%s!" (.object.nope | default "none") }}`, "none!", ""},
+		{"default of parentheses", `{{ (.nope) | default "none" }}`, "none", ""},
+		{"default of a field of parentheses", `{{ (index .people 0).nope.x | default "none" }}`, "none", ""},
+		{"default of a variable", `{{ $x := .object }}{{ $x.nope | default "none" }}`, "none", ""},
+		{"default of the root", `{{ range .list }}{{ $.nope.a | default "none" }}{{ end }}`, "nonenone", ""},
+		{"default of a fact", `{{ event.sender | default "ghost" }}`, "ghost", ""},
+		{"default after default", `{{ .nope | default .object.nope | default .object.key | default "none" }}`, "v", ""},
+		{"default before a function", `{{ .nope | default "MAIN" | lower }}`, "main", ""},
+		{"default behind functions", `{{ .nope.x | base | lower | trunc 7 | replace "a" "b" | default "none" }}`, "none", ""},
+		{"default in a condition", `{{ if .nope | default "" }}a{{ else }}b{{ end }}`, "b", ""},
+		{"default in a range", `{{ range .nope | default .list }}{{ . }}{{ end }}`, "ab", ""},
+		{"default for a template", `{{ define "t" }}<{{ . }}>{{ end }}{{ template "t" .nope | default "x" }}`, "<x>", ""},
+		{"default in a defined template", `{{ define "t" }}<{{ .nope | default "x" }}>{{ end }}{{ template "t" .object }}`, "<x>", ""},
+		{"default in a variable", `{{ $x := .nope | default "x" }}{{ $x }}`, "x", ""},
+		{"json of a list", `{{ .list | json }}`, `["a","b"]`, ""},
+		{"json of an object", `{{ .object | json }}`, `{"key":"v","null":null}`, ""},
+		{"json of a text", `{{ .title | json }}`, `"Fix <it> & \"go\""`, ""},
+		{"json keeps numbers", `{{ .people | json }}`, `[{"id":9007199254740993123,"login":"Ann","size":1.50}]`, ""},
+		{"json of null", `{{ .null | json }}`, `null`, ""},
+		{"json of NUL", `{{ .nul | json }}`, `"a\u0000b"`, ""},
+		{"json of default", `{{ .nope | default .list | json }}`, `["a","b"]`, ""},
+		{"json of the facts", `{{ event | json | trunc 18 }}`, `{"action":"opened"`, ""},
+		{"trunc", `{{ .sha | trunc 7 }}`, "0123456", ""},
+		{"trunc of less", `{{ .object.key | trunc 7 }}`, "v", ""},
+		{"trunc at the length", `{{ "abc" | trunc 3 }}`, "abc", ""},
+		{"trunc to nothing", `x{{ .sha | trunc 0 }}`, "x", ""},
+		{"trunc from the end", `{{ .sha | trunc -4 }}`, "cdef", ""},
+		{"trunc from the end of less", `{{ .object.key | trunc -4 }}`, "v", ""},
+		{"trunc of characters", `{{ .umlauts | trunc 2 }}`, "ÄÖ", ""},
+		{"trunc of a number", `{{ .n | trunc 3 }}`, "123", ""},
+		{"trunc by the payload", `{{ .sha | trunc .three }}`, "012", ""},
+		{"base of a branch", `{{ .ref | base }}`, "release/1.2", ""},
+		{"base of a tag", `{{ "refs/tags/v1/rc" | base }}`, "v1/rc", ""},
+		{"base of another ref", `{{ "refs/pull/7/merge" | base }}`, "merge", ""},
+		{"base of a path", `{{ "src/a/b.go" | base }}`, "b.go", ""},
+		{"base of a repository", `{{ "acme/api" | base }}`, "api", ""},
+		{"base of a word", `{{ "main" | base }}`, "main", ""},
+		{"base of nothing", `x{{ .empty | base }}`, "x", ""},
+		{"lower", `{{ .umlauts | lower }}{{ "AbC" | lower }}`, "äöüabc", ""},
+		{"replace", `{{ .ref | base | replace "/" "-" }}`, "release-1.2", ""},
+		{"replace by nothing", `{{ .ref | replace "refs/heads/" "" }}`, "release/1.2", ""},
+		{"replace by the payload", `{{ .ref | replace "/" .object.key }}`, "refsvheadsvreleasev1.2", ""},
+		{"replace in a number", `{{ .f | replace "." "," }}`, "1,50", ""},
+		{"printf of a number", `{{ printf "%d %s %v %05d" .zero .n .f .zero }}`, "0 12345678901234567890 1.50 00000", ""},
+		{"print", `{{ print .n "x" }}`, "12345678901234567890x", ""},
+		{"urlquery", `{{ urlquery .title }}`, "Fix+%3Cit%3E+%26+%22go%22", ""},
+
+		{"default does not reach further", `{{ printf "%s" .nope | default "none" }}`, "", `argument 1: .nope: map has no entry for key "nope"`},
+		{"default behind json", `{{ .nope | json | default "none" }}`, "", `map has no entry for key "nope"`},
+		{"default of a key of text", `{{ .title.key | default "none" }}`, "", `argument 1: .title is no object: it has no key "key"`},
+		{"default of an object", `{{ .object | default "none" }}`, "", `is an object`},
+		{"a fallback that is missing", `{{ .null | default .nope }}`, "", `map has no entry for key "nope"`},
+		{"a fallback that is null", `{{ .nope | default .null }}`, "", `is null`},
+		{"json of what is missing", `{{ .nope | json }}`, "", `map has no entry for key "nope"`},
+		{"lower of null", `{{ .null | lower }}`, "", `argument 1: .null | lower is null; default says what to use then`},
+		{"lower of what is missing", `{{ .nope | lower }}`, "", `map has no entry for key "nope"`},
+		{"lower of an object", `{{ .object | lower }}`, "", `argument 1: lower: its value is an object`},
+		{"base of a list", `{{ .list | base }}`, "", `argument 1: base: its value is a list`},
+		{"trunc by no number", `{{ .sha | trunc .title }}`, "", `argument 1: trunc: "Fix <it> & \"go\"" is no whole number`},
+		{"trunc by a fraction", `{{ .sha | trunc .f }}`, "", `argument 1: trunc: "1.50" is no whole number`},
+		{"replace of nothing", `{{ .sha | replace .empty "x" }}`, "", `argument 1: replace: argument 1 is not a text of some length`},
+		{"replace by a number", `{{ .sha | replace "x" .n }}`, "", `argument 1: replace: argument 2 is not a text`},
+		{"replace without end", `{{ .long | replace "x" .long }}`, "", `argument 1: longer than the 131071 bytes`},
+		{"printf of null", `{{ printf "%s" .null }}`, "", `argument 1: printf: value 1 is null`},
+		{"print of an object", `{{ print "x" .object }}`, "", `argument 1: print: value 2 is an object`},
+		{"html of null", `{{ .null | html }}`, "", `argument 1: html: value 1 is null`},
+		{"missing key", `{{ .nope }}`, "", `argument 1: .nope: map has no entry for key "nope"`},
 		{"missing nested key", `x{{ .object.nope }}`, "", `map has no entry for key "nope"`},
-		{"missing fact", `{{ event.nope }}`, "", `map has no entry for key "nope"`},
 		{"missing in a condition", `{{ if .nope }}x{{ end }}`, "", `map has no entry for key "nope"`},
 		{"key of null", `{{ .null.key }}`, "", `argument 1`},
 		{"key of text", `{{ .title.key }}`, "", `can't evaluate field key`},
@@ -99,7 +179,7 @@ func TestRender(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			command, err := parseCommand([]string{"true", tt.template})
+			command, err := parseCommand([]string{"true", tt.template}, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -117,8 +197,49 @@ func TestRender(t *testing.T) {
 	}
 }
 
+// TestParseErrors is about what is known without a payload.
+func TestParseErrors(t *testing.T) {
+	tests := []struct{ name, template, want string }{
+		{"unclosed", `{{ .x`, `1:1: unclosed action`},
+		{"unclosed, behind others", `{{ .a }} é {{ .x`, `1:12: unclosed action`},
+		{"unclosed, on a line of its own", "{{ .a }}\nab {{ .b }} {{ .x", `2:13: unclosed action`},
+		{"unexpected", `a {{ .a }} {{ .x | | .y }} {{ .z }}`, `1:12: unexpected "|" in command`},
+		{"no end", `{{ if .x }}{{ .y }}`, `1:1: unexpected EOF`},
+		{"braces in a text", `{{ "}}" }}{{ ) }}`, `1:11: unexpected right paren`},
+		{"unknown function", `{{ .x | lowr }}`, `1:9: unknown function lowr; did you mean lower?`},
+		{"unknown function, in another case", `{{ .x | toJson }}`, `1:9: unknown function toJson; did you mean json?`},
+		{"unknown function, far off", `x {{ env }}`, `1:6: unknown function env; there are and, base, default, `},
+		{"unknown function, as an argument", `{{ print (uper .x) }}`, `1:11: unknown function uper`},
+		{"unknown function, in a branch", `{{ if .x }}{{ else }}{{ range .y }}{{ nope }}{{ end }}{{ end }}`, `1:39: unknown function nope`},
+		{"unknown function, in a condition", `{{ with nope .x }}{{ end }}`, `1:9: unknown function nope`},
+		{"unknown function, in a definition", `{{ define "t" }}{{ nope }}{{ end }}`, `1:20: unknown function nope`},
+		{"unknown function, of ours", `{{ .x | lookup }}`, `1:9: unknown function lookup`},
+		{"two at once", `{{ nope }}{{ nada }}`, "1:4: unknown function nope"},
+		{"unknown fact", `{{ event.repo }}`, `1:4: event has no repo; there are action, attempt, delivery_id, `},
+		{"unknown fact, misspelt", `{{ event.repositry | default "x" }}`, `1:4: event has no repositry; did you mean repository?`},
+		{"unknown template", `{{ template "t" . }}`, `1:13: template "t" is not defined`},
+		{"default of nothing", `{{ default "x" }}`, `1:4: default: 1 arguments, want 2; write {{ .x | default "none" }}`},
+		{"default by nothing", `{{ .x | default }}`, `1:9: default: 1 arguments, want 2`},
+		{"json of two", `{{ json .x .y }}`, `1:4: json: 2 arguments, want 1`},
+		{"trunc by a text", `{{ .x | trunc "7" }}`, `1:15: trunc: "7" is not a whole number; write {{ .x | trunc 7 }}`},
+		{"trunc by a fraction", `{{ .x | trunc 7.5 }}`, `1:15: trunc: 7.5 is not a whole number`},
+		{"replace by a number", `{{ .x | replace "a" 1 }}`, `1:21: replace: 1 is not a text; write {{ .x | replace "/" "-" }}`},
+		{"replace of nothing", `{{ .x | replace "" "a" }}`, `1:17: replace: "" is not a text of some length`},
+		{"replace without a text", `{{ replace "a" "b" }}`, `1:4: replace: 2 arguments, want 3`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := parseCommand([]string{"true", tt.template}, false)
+			var field *queue.FieldError
+			if !errors.As(err, &field) || field.Line == 0 || !strings.HasPrefix(err.Error(), "run.command[1]: "+tt.want) {
+				t.Errorf("parseCommand(%s) error = %v, want run.command[1]: %s", tt.template, err, tt.want)
+			}
+		})
+	}
+}
+
 func TestRenderBadPayload(t *testing.T) {
-	command, err := parseCommand([]string{"true", "{{ .x }}"})
+	command, err := parseCommand([]string{"true", "{{ .x }}"}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +255,7 @@ func FuzzParseCommand(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		args, err := parseCommand([]string{"true", text})
+		args, err := parseCommand([]string{"true", text}, false)
 		if err == nil && (len(args) != 2 || args[1].text != text) {
 			t.Errorf("parseCommand(%q) = %+v", text, args)
 		}
@@ -146,11 +267,12 @@ func FuzzRender(f *testing.F) {
 	templates := []string{
 		`{{ .a }}`, `x{{ .a }}`, `{{ .a }}{{ .b }}`, `{{ with .a }}{{ . }}{{ end }}`, `{{ range .a }}{{ . }}{{ end }}`,
 		`{{ .a.b }}`, `{{ index .a 0 }}`, `{{ len .a }}`, `{{ printf "%s" .a }}`, `{{ if eq .a .b }}{{ .a }}{{ end }}`,
-		`{{ slice .a 1 }}`, `{{ .a | html }}`, `{{ event.repository }}{{ .a }}`, `--a={{ .a }}`,
+		`{{ .a.b.c | default "none" }}`, `{{ default .b .a.b }}`, `{{ .a | json }}`, `{{ .a | trunc 3 }}`, `{{ .a | base | lower }}`,
+		`{{ .a | replace "/" .b }}`, `{{ .a | lower | default .b }}`, `{{ printf "%d" .a }}`, `{{ slice .a 1 }}`, `{{ .a | html }}`, `{{ event.repository }}{{ .a }}`, `--a={{ .a }}`,
 	}
-	var commands [][]argument
+	var commands [][]pattern
 	for _, text := range templates {
-		command, err := parseCommand([]string{"true", text})
+		command, err := parseCommand([]string{"true", text}, false)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -189,7 +311,7 @@ func FuzzRender(f *testing.F) {
 }
 
 func BenchmarkRender(b *testing.B) {
-	command, err := parseCommand([]string{"true", "--repo", "{{ .repository.full_name }}", "--pr", "{{ .number }}"})
+	command, err := parseCommand([]string{"true", "--repo", "{{ .repository.full_name }}", "--pr", "{{ .number }}"}, false)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -40,12 +40,19 @@ type App struct {
 	InTTY, OutTTY, ErrTTY bool
 	Width                 int // columns of the terminal on Out; 0: not known
 
-	output  outputFormat
-	quiet   bool
-	verbose bool
-	noInput bool
-	config  string
-	timeout time.Duration
+	asked     outputFormat // what -o says
+	output    outputFormat // what it comes to; wide is a table
+	wide      bool
+	jqText    string
+	jq        *jqFilter // nil: none
+	noHeaders bool
+	color     colorMode
+	times     timeMode // empty: by the terminal
+	quiet     bool
+	verbose   bool
+	noInput   bool
+	config    string
+	timeout   time.Duration
 
 	flags    *pflag.FlagSet  // of the command that runs
 	wired    *wired          // the configuration, once it is loaded

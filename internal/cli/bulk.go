@@ -25,6 +25,7 @@ type bulkOptions struct {
 
 func addBulkFlags(a *App, cmd *cobra.Command, o *bulkOptions) {
 	addFilterFlags(a, cmd, &o.filterOptions, 0, "at most `n` jobs, the oldest first; 0: no limit", "every event, where no filter is given")
+	printsList(cmd)
 	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "only list the events that would be changed")
 	cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
 }
@@ -36,6 +37,8 @@ func (o *bulkOptions) prepare(a *App, cmd *cobra.Command) (err error) {
 	}
 	chosen := len(o.ids) > 0 || !o.filter.IsZero()
 	switch {
+	case !o.dryRun && (a.output == formatName || a.output == formatTSV):
+		return usagef("-o %s lists events, with --dry-run; what was changed is only counted", a.output)
 	case !chosen && !o.all:
 		return usagef("%s without a filter would take every event; give a filter, or --all", cmd.Name())
 	case chosen && o.all:

@@ -25,15 +25,17 @@ and the jobs' states make up the event's: pending, processing, completed, failed
 // newEventList prints events as "events list" does.
 func newEventList(a *App) *list[*queue.Event] {
 	now := queue.Now()
-	cols := columns("ID", "STATUS", "EVENT", "REPO", "ROUTES", "RETRIES", a.timeColumn("AGE", "RECEIVED"), "ERROR")
+	cols := columns("ID", "STATUS", "EVENT", "REPO", "NUMBER", "REF", "SENDER", "ROUTES", "RETRIES", "NEXT_RETRY",
+		a.timeColumn("AGE", "RECEIVED"), a.timeColumn("ENDED", "PROCESSED"), "DUPLICATES", "SOURCE", "DELIVERY", "ERROR")
+	cols = narrow(cols, "EVENT", "REPO", "ROUTES", "ERROR")
+	cols = onlyWide(cols, "NUMBER", "REF", "SENDER", "NEXT_RETRY", "ENDED", "PROCESSED", "DUPLICATES", "SOURCE", "DELIVERY")
 	cols[1].color = statusColor
-	for _, i := range []int{2, 3, 4, 7} {
-		cols[i].shrink = true
-	}
 	return newList(a, cols, func(e *queue.Event) []string {
 		return []string{
-			itoa(e.ID), string(e.Status), e.Kind(), string(e.Repository), strings.Join(e.Routes, ", "),
-			fmt.Sprintf("%d/%d", e.RetryCount, e.MaxRetries), a.when(e.ReceivedAt, now), string(e.ErrorMessage),
+			itoa(e.ID), string(e.Status), e.Kind(), string(e.Repository), number(e.Number), string(e.Ref), string(e.Sender),
+			strings.Join(e.Routes, ", "), fmt.Sprintf("%d/%d", e.RetryCount, e.MaxRetries), a.due(e.NextRetryAt, now),
+			a.when(e.ReceivedAt, now), a.when(e.ProcessedAt, now), itoa(int64(e.DuplicateCount)), e.Source, e.DeliveryID,
+			string(e.ErrorMessage),
 		}
 	})
 }

@@ -26,6 +26,7 @@ by --limit says so on standard error, with the command for the next page.
 		Example: `  orchestrate events list
   orchestrate events list --status dead_letter --repo acme/api --since 1d
   orchestrate events list --event pull_request.opened -o json
+  orchestrate events list --jq '.[] | select(.number > 100) | .id'
   orchestrate events list --all -o ndjson > events.ndjson`,
 		Args: args(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
@@ -42,6 +43,7 @@ by --limit says so on standard error, with the command for the next page.
 			return runEventsList(cmd.Context(), a, o)
 		},
 	}
+	printsList(cmd)
 	addFilterFlags(a, cmd, &o.filterOptions, 50, "at most `n` events", "no limit")
 	return cmd
 }

@@ -33,7 +33,7 @@ code is 3 if only some could. - reads IDs from standard input.
 ` + idHelp,
 		Example: `  orchestrate events retry 1842
   orchestrate events retry 1842 --route deploy --force
-  orchestrate events list --status dead_letter -o ndjson | jq .id | orchestrate events retry -`,
+  orchestrate events list --status dead_letter -o name | orchestrate events retry -`,
 		Args: args(1, -1, "the ID of an event, or -"),
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			o.ids = ids

@@ -64,6 +64,7 @@ with the first of its secrets.`,
 			return runEventsSend(cmd.Context(), a, o)
 		},
 	}
+	printsList(cmd)
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&o.payload, "payload", "", "`file` with the payload as JSON; - is standard input")
@@ -97,7 +98,7 @@ func runEventsSend(ctx context.Context, a *App, o *eventsSendOptions) error {
 		if r, err = s.send(ctx); err != nil {
 			break
 		}
-		if !o.many && a.output != formatTable {
+		if !o.many && a.documents() {
 			return a.printJSON(r)
 		}
 		if err = l.Add(r); err != nil {

@@ -36,7 +36,7 @@ was received instead; with -o json they add the keys payload and headers.
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			o.ids = ids
 			switch {
-			case o.raw && (o.headers || o.attempts || a.output != formatTable):
+			case o.raw && (o.headers || o.attempts || a.documents()):
 				return usagef("--raw prints the signed bytes and nothing else; leave the other flags away")
 			case o.raw && len(ids) > 1:
 				return usagef("--raw takes one ID, got %d: their bytes could not be told apart", len(ids))
@@ -228,13 +228,9 @@ func facts(a *App, d *queue.Detail, now queue.Time) [][2]string {
 		}
 		return fmt.Sprintf("%d, the last %s", n, a.moment(last, now))
 	}
-	number := ""
-	if d.Number != 0 {
-		number = "#" + itoa(int64(d.Number))
-	}
-	hook := ""
-	if d.HookID != 0 {
-		hook = itoa(int64(d.HookID))
+	pull := number(d.Number)
+	if pull != "" {
+		pull = "#" + pull
 	}
 	return [][2]string{
 		{"Event", itoa(d.ID)},
@@ -242,12 +238,12 @@ func facts(a *App, d *queue.Detail, now queue.Time) [][2]string {
 		{"Error", string(d.ErrorMessage)},
 		{"Type", d.Kind()},
 		{"Repository", string(d.Repository)},
-		{"Number", number},
+		{"Number", pull},
 		{"Ref", string(d.Ref)},
 		{"Sender", string(d.Sender)},
 		{"Delivery", d.DeliveryID},
 		{"Source", d.Source},
-		{"Hook", hook},
+		{"Hook", number(d.HookID)},
 		{"Received", a.moment(d.ReceivedAt, now)},
 		{"Processed", optional(d.ProcessedAt)},
 		{"Next retry", optional(d.NextRetryAt)},
@@ -266,17 +262,17 @@ func pageJobs(a *App, jobs []queue.Job, now queue.Time) error {
 	if err := a.printLine("\nJobs"); err != nil {
 		return err
 	}
-	cols := columns("ROUTE", "STATUS", "RETRIES", "DUE", "FINISHED", "WORKER", "ERROR")
+	cols := columns("ROUTE", "STATUS", "RETRIES", "CRASHES", "DUE", "STARTED", "FINISHED", "WORKER", "ERROR")
+	cols = onlyWide(narrow(cols, "ROUTE", "WORKER", "ERROR"), "CRASHES", "STARTED")
 	cols[1].color = statusColor
-	cols[5].shrink, cols[6].shrink = true, true
 	l := newList(a, cols, func(j queue.Job) []string {
 		due := queue.Time(0)
 		if j.Status == queue.StatusPending || j.Status == queue.StatusFailed {
 			due = j.DueAt
 		}
 		return []string{
-			j.Route, string(j.Status), fmt.Sprintf("%d/%d", j.RetryCount, j.MaxRetries), a.due(due, now),
-			a.when(j.FinishedAt, now), string(j.WorkerID), string(j.ErrorMessage),
+			j.Route, string(j.Status), fmt.Sprintf("%d/%d", j.RetryCount, j.MaxRetries), itoa(int64(j.CrashCount)),
+			a.due(due, now), a.when(j.StartedAt, now), a.when(j.FinishedAt, now), string(j.WorkerID), string(j.ErrorMessage),
 		}
 	})
 	for _, j := range jobs {
@@ -294,13 +290,13 @@ func pageAttempts(a *App, attempts []queue.Attempt, now queue.Time) error {
 	if err := a.printLine("\nAttempts"); err != nil {
 		return err
 	}
-	cols := columns("ROUTE", "ATTEMPT", "OUTCOME", "STARTED", "TOOK", "EXIT", "ERROR")
+	cols := columns("ROUTE", "ATTEMPT", "OUTCOME", "STARTED", "TOOK", "EXIT", "WORKER", "VERSION", "CONFIG", "ERROR")
+	cols = onlyWide(narrow(cols, "ROUTE", "ERROR"), "WORKER", "VERSION", "CONFIG")
 	cols[2].color = statusColor
-	cols[6].shrink = true
 	l := newList(a, cols, func(t queue.Attempt) []string {
 		return []string{
 			t.Route, itoa(t.Seq), string(t.Ending), a.when(t.StartedAt, now), t.FinishedAt.Sub(t.StartedAt).String(),
-			exitOf(t), string(t.ErrorMessage),
+			exitOf(t), string(t.WorkerID), string(t.Version), string(t.ConfigHash), string(t.ErrorMessage),
 		}
 	})
 	for _, t := range attempts {

@@ -94,7 +94,7 @@ func partly(ctx context.Context, done string, cause error) error {
 // report tells an error on stderr and returns its exit code.
 func (a *App) report(err error, asJSON bool) int {
 	code := exitCodeOf(err)
-	if !asJSON && a.output == formatTable {
+	if !asJSON && !a.documents() {
 		a.say("orchestrate: %s\n", printableLines(err.Error()))
 		return code
 	}
@@ -119,18 +119,32 @@ func printableLines(s string) string {
 // have been parsed, since parsing ends at the first mistake.
 func wantsJSON(args []string) bool {
 	for i, arg := range args {
-		switch arg {
-		case "--":
+		if arg == "--" {
 			return false
-		case "--json", "-ojson", "-ondjson", "-o=json", "-o=ndjson", "--output=json", "--output=ndjson":
+		}
+		before := ""
+		if i > 0 {
+			before = args[i-1]
+		}
+		if arg == "--json" || arg == "--jq" || strings.HasPrefix(arg, "--jq=") || isDocumentFlag(before, arg) {
 			return true
-		case "json", "ndjson":
-			if i > 0 && (args[i-1] == "-o" || args[i-1] == "--output") {
-				return true
-			}
 		}
 	}
 	return false
+}
+
+// isDocumentFlag tells whether an argument asks for documents: -o json, -ojson,
+// -o=json, --output json or --output=json.
+func isDocumentFlag(before, arg string) bool {
+	word := ""
+	if before == "-o" || before == "--output" {
+		word = arg
+	} else if value, ok := strings.CutPrefix(arg, "--output="); ok {
+		word = value
+	} else if value, ok := strings.CutPrefix(arg, "-o"); ok {
+		word = strings.TrimPrefix(value, "=")
+	}
+	return outputFormat(word).documents()
 }
 
 func newExitCodesHelp() *cobra.Command {
@@ -140,7 +154,8 @@ func newExitCodesHelp() *cobra.Command {
 		fmt.Fprintf(&b, "  %3d  %s\n", e.code, e.meaning)
 	}
 	b.WriteString("\nserve and process end with 0 when a signal made them drain; process --once ends\n" +
-		"with 0 whatever its handlers did. With -o json an error is one object on stderr:\n\n" +
+		"with 0 whatever its handlers did. With -o json, ndjson or yaml, and with --jq, an\n" +
+		"error is one object on standard error:\n\n" +
 		`  {"error":"event 7: not found","code":4}` + "\n")
 	return &cobra.Command{Use: "exit-codes", Short: "The exit codes of every command", Long: b.String()}
 }

@@ -80,6 +80,7 @@ applied. With --exit-code it ends with 7 unless all are.`,
 		Args: args(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runMigrateStatus(cmd.Context(), a, exitCode) },
 	}
+	printsList(cmd)
 	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "end with 7 unless every step is applied")
 	return cmd
 }

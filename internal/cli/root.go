@@ -29,7 +29,7 @@ const rootExample = `  orchestrate serve                              receive we
   orchestrate events retry 1842                  run it again`
 
 func newRootCmd(a *App) *cobra.Command {
-	a.output, a.timeout = formatTable, defaultTimeout
+	a.asked, a.output, a.color, a.timeout = formatTable, formatTable, colorAuto, defaultTimeout
 	cmd := newGroup("orchestrate", "A durable inbox for GitHub webhooks", rootLong)
 	cmd.Example = rootExample
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
@@ -39,14 +39,18 @@ func newRootCmd(a *App) *cobra.Command {
 	cmd.SetErr(a.Err)
 	cmd.SetFlagErrorFunc(flagError)
 	// Runs for shell completion, too: it must not print or load.
-	cmd.PersistentPreRun = func(cmd *cobra.Command, _ []string) { a.flags = cmd.Flags() }
+	cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		a.flags = cmd.Flags()
+		return a.settleOutput(cmd)
+	}
 	a.addGlobalFlags(cmd.PersistentFlags())
-	must(cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputFormats(), cobra.ShellCompDirectiveNoFileComp)))
+	a.completeGlobalFlags(cmd)
 
 	addGroup(cmd, "Run:", newServeCmd(a), newProcessCmd(a))
 	addGroup(cmd, "Look and act:", newEventsCmd(a), newStatusCmd(a), newCleanupCmd(a))
-	addGroup(cmd, "Set up:", newConfigCmd(a), newRoutesCmd(a), newMigrateCmd(a), newCompletionCmd(a))
-	cmd.AddCommand(newVersionCmd(a), newExitCodesHelp())
+	addGroup(cmd, "Set up:", newConfigCmd(a), newRoutesCmd(a), newSecretCmd(a), newMigrateCmd(a), newCompletionCmd(a))
+	cmd.AddCommand(newVersionCmd(a))
+	cmd.AddCommand(newTopics()...)
 	cmd.SetHelpCommand(newHelpCmd())
 	cmd.SetHelpFunc(plainHelp(cmd.HelpFunc()))
 	return cmd
@@ -105,13 +109,27 @@ func (a *App) addGlobalFlags(f *pflag.FlagSet) {
 	f.SortFlags = false
 	f.StringVarP(&a.config, "config", "c", "", "configuration `file`")
 	addKeyFlag(f, "database", "database")
-	f.VarP(&a.output, "output", "o", "print results as table, json or ndjson")
-	f.Var(jsonFlag{&a.output}, "json", "the same as -o json")
+	f.VarP(choice[outputFormat]{&a.asked, outputFormats()}, "output", "o", "print results as `format`: "+joined(outputFormats()))
+	f.Var(jsonFlag{&a.asked}, "json", "the same as -o json")
 	f.Lookup("json").NoOptDefVal = "true"
+	f.StringVar(&a.jqText, "jq", "", "print what this jq `expression` makes of the JSON")
+	f.BoolVar(&a.noHeaders, "no-headers", false, "no line of headings")
+	f.Var(choice[colorMode]{&a.color, colorModes()}, "color", "`when` to use colours: "+joined(colorModes()))
+	f.Var(choice[timeMode]{&a.times, timeModes()}, "time", "`form` of times: relative (on a terminal), rfc3339 (elsewhere)")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "no notes on standard error, only errors")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "log everything")
 	f.BoolVar(&a.noInput, "no-input", false, "never ask")
 	f.Var((*config.DurationValue)(&a.timeout), "timeout", "how long to wait for the database, or for an answer; serve and process ignore it")
+}
+
+// completeGlobalFlags completes the words that a flag takes.
+func (a *App) completeGlobalFlags(cmd *cobra.Command) {
+	must(cmd.RegisterFlagCompletionFunc("output", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return texts(formatsOf(cmd)), cobra.ShellCompDirectiveNoFileComp
+	}))
+	must(cmd.RegisterFlagCompletionFunc("color", cobra.FixedCompletions(texts(colorModes()), cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("time", cobra.FixedCompletions(texts(timeModes()), cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("jq", cobra.NoFileCompletions))
 }
 
 // must panics on what only a mistake in this package can cause.
@@ -161,11 +179,14 @@ func args(least, most int, what string) cobra.PositionalArgs {
 
 func newHelpCmd() *cobra.Command {
 	return &cobra.Command{
-		Use:   "help [COMMAND | exit-codes]",
-		Short: "Help about a command, or about exit codes",
+		Use:   "help [COMMAND | TOPIC]",
+		Short: "Help about a command, or about a topic",
 		Long:  "help prints the help of a command, as --help does, or of a topic.",
 		Example: `  orchestrate help events list
-  orchestrate help exit-codes`,
+  orchestrate help exit-codes
+  orchestrate help environment
+  orchestrate help filters
+  orchestrate help templates`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, rest, err := cmd.Root().Find(args)
 			if err != nil || len(rest) > 0 {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,9 +14,10 @@ import (
 	"orchestrate/internal/queue"
 )
 
-// column is a heading and what may be done to its cells on a terminal.
+// column is a heading and what may be done to its cells.
 type column struct {
 	name   string
+	wide   bool // only in wide tables and tsv
 	shrink bool // may be cut to fit the width
 	color  func(cell string) string
 }
@@ -28,10 +30,25 @@ func columns(names ...string) []column {
 	return cols
 }
 
+// narrow allows the columns with these names to be cut on a terminal.
+func narrow(cols []column, names ...string) []column {
+	for i := range cols {
+		cols[i].shrink = slices.Contains(names, cols[i].name)
+	}
+	return cols
+}
+
+// onlyWide leaves the columns with these names to wide tables and tsv.
+func onlyWide(cols []column, names ...string) []column {
+	for i := range cols {
+		cols[i].wide = slices.Contains(names, cols[i].name)
+	}
+	return cols
+}
+
 const (
 	tableGap   = 2    // blanks between columns
 	tableBlock = 1000 // rows that are kept to find the widths; further ones widen them
-	minCell    = 8    // columns that a cell is not cut below
 )
 
 // table prints rows in the borderless look. It keeps no more than a block of
@@ -39,38 +56,53 @@ const (
 type table struct {
 	app    *App
 	cols   []column
+	shown  []int // the cells of a row that have a column
 	widths []int
 	rows   [][]string
 	headed bool
 }
 
 func newTable(a *App, cols []column) *table {
-	t := &table{app: a, cols: cols, widths: make([]int, len(cols))}
+	t := &table{app: a, headed: a.noHeaders}
 	for i, c := range cols {
-		t.widths[i] = twwidth.Width(c.name)
+		if c.wide && !a.wide {
+			continue
+		}
+		t.cols, t.shown = append(t.cols, c), append(t.shown, i)
+		width := twwidth.Width(c.name)
+		if t.headed {
+			width = 0
+		}
+		t.widths = append(t.widths, width)
 	}
 	return t
 }
 
 func (t *table) add(cells []string) error {
-	for i, c := range cells {
-		cells[i] = printable(c)
-		t.widths[i] = max(t.widths[i], twwidth.Width(cells[i]))
+	row := make([]string, len(t.shown))
+	for i, n := range t.shown {
+		row[i] = printable(cells[n])
+		t.widths[i] = max(t.widths[i], twwidth.Width(row[i]))
 	}
-	t.rows = append(t.rows, cells)
+	t.rows = append(t.rows, row)
 	if len(t.rows) < tableBlock {
 		return nil
 	}
-	return t.flush()
+	return t.close()
 }
 
-// flush prints the rows that are kept, with the heading before the first.
-func (t *table) flush() error {
+// close prints the rows that are kept, with the heading before the first.
+func (t *table) close() error {
 	if len(t.rows) == 0 {
 		return nil
 	}
-	if t.app.OutTTY {
+	if t.app.OutTTY && t.app.Width > 0 && !t.app.wide {
 		t.fit()
+	}
+	for _, row := range t.rows {
+		for i, cell := range row {
+			row[i] = t.dress(i, cell)
+		}
 	}
 	text, err := t.render()
 	if err != nil {
@@ -86,40 +118,60 @@ func (t *table) flush() error {
 }
 
 // fit narrows the columns that may be cut, the widest first, until a row fits
-// the terminal.
+// the terminal: to what can still be read, then to what can be told apart. What
+// does not fit even so ends at the edge, rather than wrap into the next line.
 func (t *table) fit() {
+	for _, least := range []int{8, 5} {
+		for t.width() > t.app.Width && t.shrink(least) {
+		}
+	}
+	room := t.app.Width
+	for i, w := range t.widths {
+		t.widths[i] = max(0, min(w, room))
+		room -= w + tableGap
+	}
+}
+
+func (t *table) width() int {
 	total := -tableGap
 	for _, w := range t.widths {
 		total += w + tableGap
 	}
-	for ; t.app.Width > 0 && total > t.app.Width; total-- {
-		widest := -1
-		for i, c := range t.cols {
-			if c.shrink && t.widths[i] > minCell && (widest < 0 || t.widths[i] >= t.widths[widest]) {
-				widest = i
-			}
-		}
-		if widest < 0 {
-			break
-		}
-		t.widths[widest]--
-	}
-	for _, row := range t.rows {
-		for i, cell := range row {
-			row[i] = t.dress(i, cell)
-		}
-	}
+	return total
 }
 
-// dress cuts and colours a cell for a terminal.
-func (t *table) dress(i int, cell string) string {
-	if twwidth.Width(cell) > t.widths[i] {
-		cell = twwidth.Truncate(cell, t.widths[i], "…")
+// shrink narrows the widest column that may be by one, or tells that none is
+// above the least.
+func (t *table) shrink(least int) bool {
+	widest := -1
+	for i, c := range t.cols {
+		if c.shrink && t.widths[i] > least && (widest < 0 || t.widths[i] >= t.widths[widest]) {
+			widest = i
+		}
 	}
+	if widest >= 0 {
+		t.widths[widest]--
+	}
+	return widest >= 0
+}
+
+// dress cuts and colours a cell.
+func (t *table) dress(i int, cell string) string {
+	cell = cutCell(cell, t.widths[i])
 	if t.cols[i].color != nil && t.app.colored() {
 		return t.cols[i].color(cell)
 	}
 	return cell
+}
+
+func cutCell(s string, width int) string {
+	switch {
+	case twwidth.Width(s) <= width:
+		return s
+	case width == 0:
+		return ""
+	}
+	return twwidth.Truncate(s, width, "…")
 }
 
 func (t *table) render() ([]byte, error) {
@@ -142,7 +194,7 @@ func (t *table) render() ([]byte, error) {
 	if !t.headed {
 		names := make([]string, len(t.cols))
 		for i, c := range t.cols {
-			names[i] = c.name
+			names[i] = cutCell(c.name, t.widths[i])
 		}
 		tab.Header(names)
 	}
@@ -155,47 +207,47 @@ func (t *table) render() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// colored tells whether stdout is a terminal that is to have colours
-// (no-color.org).
-func (a *App) colored() bool {
-	return a.OutTTY && a.Getenv("NO_COLOR") == "" && a.Getenv("TERM") != "dumb"
-}
+// timeMode is how tables and pages print times; it is the flag --time.
+type timeMode string
 
-// statusColor paints a status by what it asks of the reader.
-func statusColor(status string) string {
-	codes := map[queue.Status]string{
-		queue.StatusDeadLetter: "31", queue.StatusFailed: "33", queue.StatusProcessing: "36", queue.StatusCompleted: "32",
+const (
+	timeRelative timeMode = "relative"
+	timeRFC3339  timeMode = "rfc3339"
+)
+
+func timeModes() []timeMode { return []timeMode{timeRelative, timeRFC3339} }
+
+// relative tells whether times are distances from now: where somebody looks, if
+// nothing else is asked for, and never for programs.
+func (a *App) relative() bool {
+	switch {
+	case a.output == formatTSV:
+		return false
+	case a.times == "":
+		return a.OutTTY
 	}
-	if code, ok := codes[queue.Status(status)]; ok {
-		return "\x1b[" + code + "m" + status + "\x1b[0m"
-	}
-	return status
+	return a.times == timeRelative
 }
 
 // timeColumn is the heading of a time that when prints.
 func (a *App) timeColumn(relative, absolute string) string {
-	if a.OutTTY {
+	if a.relative() {
 		return relative
 	}
 	return absolute
 }
 
-// when is a time as a table shows it: its distance on a terminal, where
-// somebody looks now, and RFC 3339 in what is kept.
+// when is a time as a table shows it; no time is empty.
 func (a *App) when(t, now queue.Time) string {
-	switch {
-	case t == 0:
-		return "-"
-	case !a.OutTTY:
+	if t == 0 || !a.relative() {
 		return t.String()
-	default:
-		return age(now.Sub(t))
 	}
+	return age(now.Sub(t))
 }
 
 // due is a time that work waits for, which may lie ahead.
 func (a *App) due(t, now queue.Time) string {
-	if a.OutTTY && t != 0 && t <= now {
+	if a.relative() && t != 0 && t <= now {
 		return a.when(t, now) + " ago"
 	}
 	return a.when(t, now)
@@ -219,11 +271,19 @@ func age(d time.Duration) string {
 
 // moment is a time as a page shows it.
 func (a *App) moment(t, now queue.Time) string {
-	if !a.OutTTY {
+	if !a.relative() {
 		return t.String()
 	}
 	if d := now.Sub(t); d >= 0 {
 		return t.String() + " (" + age(d) + " ago)"
 	}
 	return t.String() + " (" + age(now.Sub(t)) + ")"
+}
+
+// number is one from outside; none is empty.
+func number(n queue.Int) string {
+	if n == 0 {
+		return ""
+	}
+	return itoa(int64(n))
 }

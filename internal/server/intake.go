@@ -38,7 +38,7 @@ func (s *Server) deliver(w http.ResponseWriter, r *http.Request) (queue.Receipt,
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.limits.Answer)
 	defer cancel()
 	receivedAt := queue.Now()
-	src, known := s.sources[r.URL.Path]
+	src, known := (*s.sources.Load())[r.URL.Path]
 	if !known {
 		return queue.Receipt{}, fmt.Errorf("%w: %q", errPath, queue.Clean(r.URL.Path))
 	}

@@ -20,6 +20,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"orchestrate/internal/queue"
@@ -111,7 +112,7 @@ func (l Limits) validate() error {
 // Server serves the intake and the admin listener.
 type Server struct {
 	receiver Receiver
-	sources  map[string]Source // by path
+	sources  atomic.Pointer[map[string]Source] // by path
 	ready    readiness
 	log      *slog.Logger
 	limits   Limits
@@ -127,26 +128,37 @@ func New(o Options) (*Server, error) {
 	if err := l.validate(); err != nil {
 		return nil, err
 	}
-	if o.Receiver == nil || o.Ready == nil || o.Log == nil || len(o.Sources) == 0 {
-		return nil, fmt.Errorf("%w server options: Receiver, Ready, Log and at least one source must be given", queue.ErrInvalid)
+	if o.Receiver == nil || o.Ready == nil || o.Log == nil {
+		return nil, fmt.Errorf("%w server options: Receiver, Ready and Log must be given", queue.ErrInvalid)
 	}
 	s := &Server{
-		receiver: o.Receiver, sources: make(map[string]Source, len(o.Sources)), log: o.Log, limits: l,
+		receiver: o.Receiver, log: o.Log, limits: l,
 		ready:    readiness{ask: o.Ready, log: o.Log},
 		stores:   make(chan struct{}, l.Stores),
 		refusals: refusals{log: o.Log, lines: l.Log},
 	}
 	s.memory.free.Store(l.Memory)
-	for _, src := range o.Sources {
-		if err := src.validate(); err != nil {
-			return nil, err
-		}
-		if other, taken := s.sources[src.Path]; taken {
-			return nil, fmt.Errorf("%w source %s: path %s is that of source %s", queue.ErrInvalid, src.Name, src.Path, other.Name)
-		}
-		s.sources[src.Path] = src
+	return s, s.SetSources(o.Sources)
+}
+
+// SetSources replaces the sources; deliveries that have begun keep theirs. When
+// it returns an error, which is ErrInvalid, nothing has changed.
+func (s *Server) SetSources(sources []Source) error {
+	if len(sources) == 0 {
+		return fmt.Errorf("%w sources: at least one must be given", queue.ErrInvalid)
 	}
-	return s, nil
+	byPath := make(map[string]Source, len(sources))
+	for _, src := range sources {
+		if err := src.validate(); err != nil {
+			return err
+		}
+		if other, taken := byPath[src.Path]; taken {
+			return fmt.Errorf("%w source %s: path %s is that of source %s", queue.ErrInvalid, src.Name, src.Path, other.Name)
+		}
+		byPath[src.Path] = src
+	}
+	s.sources.Store(&byPath)
+	return nil
 }
 
 func (s Source) validate() error {

@@ -29,7 +29,7 @@ type fixture struct {
 // configuration knows the routes.
 func newFixture(t *testing.T, n int, routes ...string) *fixture {
 	t.Helper()
-	for _, name := range []string{"ORCHESTRATE_CONFIG", "GITHUB_WEBHOOK_SECRET", "NO_COLOR"} {
+	for _, name := range []string{"ORCHESTRATE_CONFIG", "GITHUB_WEBHOOK_SECRET", "NO_COLOR", "CLICOLOR_FORCE"} {
 		t.Setenv(name, "")
 		must(os.Unsetenv(name))
 	}
@@ -130,8 +130,9 @@ func (r result) want(t *testing.T, code int, out, stderr string) {
 	}
 }
 
-// newOutput is an App whose standard output can be looked at.
+// newOutput is an App without an environment whose standard output can be
+// looked at.
 func newOutput(format outputFormat) (*App, *bytes.Buffer) {
 	var out bytes.Buffer
-	return &App{Out: bufio.NewWriter(&out), Err: io.Discard, Getenv: os.Getenv, output: format}, &out
+	return &App{Out: bufio.NewWriter(&out), Err: io.Discard, Getenv: func(string) string { return "" }, output: format}, &out
 }

@@ -219,6 +219,7 @@ func TestFormatsThatACommandDoesNotHave(t *testing.T) {
 		"events retry 1 -o name":               "retry has no -o name: ",
 		"status -o tsv":                        "status has no -o tsv: ",
 		"events requeue-dead --all -y -o name": "-o name lists events, with --dry-run; what was changed is only counted",
+		"serve --jq .":                         "serve prints no JSON that --jq could filter",
 		"events list -o csv":                   `--output "csv": want one of table, wide, json, ndjson, yaml, name, tsv`,
 		"events list --color sometimes":        `--color "sometimes": want one of auto, always, never`,
 		"events list --time local":             `--time "local": want one of relative, rfc3339`,

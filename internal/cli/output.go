@@ -42,6 +42,15 @@ func printsList(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
+const noResultAnnotation = "no_result"
+
+// printsNoResult marks a command that prints no data: there is nothing to
+// filter.
+func printsNoResult(cmd *cobra.Command) *cobra.Command {
+	cmd.Annotations = map[string]string{noResultAnnotation: ""}
+	return cmd
+}
+
 // formatsOf are the formats that a command prints.
 func formatsOf(cmd *cobra.Command) []outputFormat {
 	if _, list := cmd.Annotations[listAnnotation]; list {
@@ -109,23 +118,28 @@ func (a *App) settleOutput(cmd *cobra.Command) error {
 	if have := formatsOf(cmd); !slices.Contains(have, a.output) {
 		return usagef("%s has no -o %s: want one of %s", cmd.Name(), a.output, joined(have))
 	}
-	if f.Changed("jq") {
-		asked := f.Changed("output") || f.Changed("json")
-		switch {
-		case !asked:
-			a.output = formatJSON
-		case !a.documents():
-			return usagef("--jq filters JSON; leave -o %s away, or give one of json, ndjson, yaml", a.output)
-		}
-		var err error
-		if a.jq, err = compileJQ(cmd.Context(), a, a.jqText); err != nil {
-			return err
-		}
-	}
-	if a.output == formatWide {
+	if a.output == formatWide && !f.Changed("jq") {
 		a.output, a.wide = formatTable, true
 	}
+	if f.Changed("jq") {
+		return a.settleJQ(cmd)
+	}
 	return nil
+}
+
+func (a *App) settleJQ(cmd *cobra.Command) (err error) {
+	_, nothing := cmd.Annotations[noResultAnnotation]
+	asked := cmd.Flags().Changed("output") || cmd.Flags().Changed("json")
+	switch {
+	case nothing:
+		return usagef("%s prints no JSON that --jq could filter", cmd.Name())
+	case !asked:
+		a.output = formatJSON
+	case !a.documents():
+		return usagef("--jq filters JSON; leave -o %s away, or give one of json, ndjson, yaml", a.output)
+	}
+	a.jq, err = compileJQ(cmd.Context(), a, a.jqText)
+	return err
 }
 
 // documents tells whether results are printed as documents for programs, which

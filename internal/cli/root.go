@@ -46,9 +46,9 @@ func newRootCmd(a *App) *cobra.Command {
 	a.addGlobalFlags(cmd.PersistentFlags())
 	a.completeGlobalFlags(cmd)
 
-	addGroup(cmd, "Run:", newServeCmd(a), newProcessCmd(a))
+	addGroup(cmd, "Run:", printsNoResult(newServeCmd(a)), printsNoResult(newProcessCmd(a)))
 	addGroup(cmd, "Look and act:", newEventsCmd(a), newStatusCmd(a), newCleanupCmd(a))
-	addGroup(cmd, "Set up:", newConfigCmd(a), newRoutesCmd(a), newSecretCmd(a), newMigrateCmd(a), newCompletionCmd(a))
+	addGroup(cmd, "Set up:", newConfigCmd(a), newRoutesCmd(a), newSecretCmd(a), newMigrateCmd(a), printsNoResult(newCompletionCmd(a)))
 	cmd.AddCommand(newVersionCmd(a))
 	cmd.AddCommand(newTopics()...)
 	cmd.SetHelpCommand(newHelpCmd())

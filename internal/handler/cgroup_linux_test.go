@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -79,9 +80,9 @@ func TestContainment(t *testing.T) {
 		})
 	}
 	t.Run("detection leaves nothing", func(t *testing.T) {
-		if c := DetectContainment(); c.parent != "" {
-			if left, err := filepath.Glob(filepath.Join(c.parent, cgroupPrefix+"try-*")); err != nil || len(left) > 0 {
-				t.Errorf("left %q, %v; want nothing", left, err)
+		if c := contained(t); c != nil { // it looks at the end
+			if err := tryCgroup(c.parent); err != nil {
+				t.Errorf("tryCgroup = %v, want nil", err)
 			}
 		}
 	})
@@ -237,34 +238,48 @@ func TestCgroupsBelow(t *testing.T) {
 	checkEmpty(t, work)
 }
 
-// TestKillEach is what kernels before cgroup.kill get.
-func TestKillEach(t *testing.T) {
-	c := contained(t)
-	if c == nil {
-		return
+func TestKillReachesTheCgroup(t *testing.T) {
+	tests := []struct {
+		name string
+		kill func(*process)
+	}{
+		{"all at once", func(p *process) { p.cgroup.kill() }},
+		{"each, as before Linux 5.14", func(p *process) { p.cgroup.killEach() }},
+		{"by a second signal", func(p *process) {
+			var running Running
+			running.add(p)
+			running.Kill()
+		}},
 	}
-	dir, err := os.MkdirTemp(c.parent, cgroupPrefix)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := cgroup(dir)
-	path, pid := fifo(t)
-	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `setsid sh -c 'echo $$ > $1; exec sleep 1000' sh $1 & sleep 1000`, "sh", path)
-	p, err := start(cmd, g)
-	if err != nil {
-		t.Fatal(err)
-	}
-	child := pid()
-	if n := len(g.processes()); n != 3 {
-		t.Errorf("%d processes in the cgroup, want 3", n)
-	}
-	g.killEach()
-	checkDead(t, child)
-	if err := p.watch(t.Context(), time.Hour, time.Hour); err != nil {
-		t.Errorf("watch = %v, want nil: it was killed", err)
-	}
-	if err := g.remove(queue.Clock().Add(cgroupDelay)); err != nil {
-		t.Error(err)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := contained(t)
+			if c == nil {
+				return
+			}
+			dir, err := os.MkdirTemp(c.parent, cgroupPrefix)
+			if err != nil {
+				t.Fatal(err)
+			}
+			path, pid := fifo(t)
+			const script = `setsid sh -c 'echo $$ > $1; exec sleep 1000' sh $1 & sleep 1000`
+			p, err := start(exec.CommandContext(t.Context(), "/bin/sh", "-c", script, "sh", path), cgroup(dir))
+			if err != nil {
+				t.Fatal(err)
+			}
+			escaped := pid()
+			if got := p.cgroup.processes(); !slices.ContainsFunc(got, func(n int) bool { return strconv.Itoa(n) == escaped }) {
+				t.Errorf("processes in the cgroup = %d, want %s among them", got, escaped)
+			}
+			tt.kill(p)
+			checkDead(t, escaped)
+			if err := p.watch(t.Context(), time.Hour, time.Hour); err != nil {
+				t.Errorf("watch = %v, want nil: it was killed", err)
+			}
+			if err := p.cgroup.remove(queue.Clock().Add(cgroupDelay)); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
@@ -328,30 +343,6 @@ func TestManyCgroupsAtOnce(t *testing.T) {
 	cancel()
 	sweeper.Wait()
 	checkEmpty(t, work)
-}
-
-func TestKillReachesCgroups(t *testing.T) {
-	c := contained(t)
-	if c == nil {
-		return
-	}
-	path, pid := fifo(t)
-	var running Running
-	h, _ := newRun(t, Run{
-		Command:     shell(`setsid sh -c 'echo $$ > $1; exec sleep 1000' sh $1 & sleep 1000`, path),
-		Containment: c, Running: &running,
-	})
-	ended := make(chan error)
-	go func() {
-		_, err := h.Handle(t.Context(), task(`{}`))
-		ended <- err
-	}()
-	escaped := pid()
-	running.Kill()
-	checkDead(t, escaped)
-	if err := <-ended; message(err) != "signal: killed" {
-		t.Errorf("Handle error = %v, want signal: killed", err)
-	}
 }
 
 // TestSweepEndsCgroups: a dead worker's escaped processes are found by the

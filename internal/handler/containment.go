@@ -8,8 +8,8 @@ import (
 )
 
 // Containment is how the processes of an attempt are kept together, so that
-// none outlives it: in a cgroup, which no process can leave, or in a process
-// group, which a process leaves by setsid. nil is a process group. Safe for
+// none outlives it: in a cgroup, which only root can leave, or in a process
+// group, which any process leaves by setsid. nil is a process group. Safe for
 // concurrent use.
 type Containment struct {
 	parent string // the cgroup in which each attempt gets one; empty: none can be made

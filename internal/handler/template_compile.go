@@ -151,7 +151,7 @@ func (c *compiler) command(cmd *parse.CommandNode, piped, soft bool) bool {
 	id, ok := cmd.Args[0].(*parse.IdentifierNode)
 	if !ok {
 		for i, arg := range cmd.Args {
-			cmd.Args[i] = c.operand(arg, soft && len(cmd.Args) == 1)
+			cmd.Args[i] = c.operand(arg, soft)
 		}
 		return false
 	}

@@ -106,7 +106,6 @@ func Sweep(work string) error {
 			continue // its worker lives
 		}
 		d.cgroup = linkedCgroup(&d)
-		d.cgroup.kill()
 		killLeftovers(d.payload())
 		errs = append(errs, d.remove(deadline))
 	}

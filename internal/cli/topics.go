@@ -15,7 +15,7 @@ func newTopics() []*cobra.Command {
 		newExitCodesHelp(),
 		{Use: "environment", Short: "The variables that are read", Long: environmentHelp()},
 		{Use: "filters", Short: "What a route can ask of an event", Long: filtersHelp()},
-		{Use: "templates", Short: "What arguments and URLs can take from an event", Long: templatesHelp()},
+		{Use: "templates", Short: "What the arguments of a command can take from an event", Long: templatesHelp()},
 	}
 }
 
@@ -44,14 +44,6 @@ func variables() []variable {
 	)
 }
 
-// topicRow is a word with what it means, the rest of it on further lines.
-func topicRow(b *strings.Builder, width int, word string, meaning ...string) {
-	for _, m := range meaning {
-		fmt.Fprintf(b, "  %-*s  %s\n", width, word, m)
-		word = ""
-	}
-}
-
 func environmentHelp() string {
 	var b strings.Builder
 	b.WriteString(`Key a.b of the configuration has the variable ORCHESTRATE_A_B. A flag goes before
@@ -74,26 +66,21 @@ LOGNAME, LANG, LC_ALL, TZ and TMPDIR, if it names nothing.
 }
 
 // filterKey is one of a route's filters, as the topic tells of it.
-type filterKey struct {
-	key   string
-	lines []string
-}
+type filterKey struct{ key, example, meaning, events string }
 
 func filterKeys() []filterKey {
+	const talk, reviews = "issues, pull requests, comments, reviews, discussions", "pull requests and their reviews, checks"
 	return []filterKey{
-		{"repository", []string{`["acme/*"]: globs over owner/name, whatever the case`, "every event of a repository"}},
-		{"base_branch", []string{
-			`[main, "release/*"]: globs over the branch that it is for`,
-			"pull requests and their reviews, checks, workflow runs, push",
-		}},
-		{"paths", []string{`["src/**"]: globs over the files that were changed`, "push"}},
-		{"labels", []string{"[bug]: has one of these; issues, pull requests, discussions", "and what is said on them"}},
-		{"author", []string{"[octocat]: who wrote it, not who did something to it", "issues, pull requests, comments, reviews, discussions"}},
-		{"author_association", []string{"[OWNER, MEMBER, COLLABORATOR]: what the author is to the repository", "as author"}},
-		{"conclusion", []string{"[failure, timed_out]", "check_run, check_suite, workflow_run, workflow_job"}},
-		{"sender_type", []string{"[User], [Bot]: what caused the event", "every event with a sender"}},
-		{"draft", []string{"false: pull requests that are ready", "pull requests and what is said on them"}},
-		{"skip_forks", []string{"true: not what comes from another repository than it is for", "pull requests, reviews, checks, workflow runs"}},
+		{"repository", `["acme/*"]`, "globs over owner/name, whatever the case", "what has a repository"},
+		{"sender_type", "[User]", "what caused the event: User, Bot", "what has a sender"},
+		{"conclusion", "[failure, timed_out]", "how it ended", "check_run, check_suite, workflow_job, workflow_run"},
+		{"base_branch", `[main, "release/*"]`, "globs over the branch that it is for", "push, create, delete, merge_group, " + reviews},
+		{"draft", "false", "only what is ready, or with true only drafts", "pull requests and what is said on them, release"},
+		{"skip_forks", "true", "not what may come from another repository than it is for", reviews},
+		{"author", `["*[bot]"]`, "globs over who wrote it, not who did something to it", talk + ", push, release, workflow_run"},
+		{"author_association", "[OWNER, MEMBER]", "what the author is to the repository", talk},
+		{"labels", "[bug]", "globs over the names of its labels", "issues, pull requests, discussions, and what is said on them"},
+		{"paths", `["src/**"]`, "globs over the files that were changed", "push"},
 	}
 }
 
@@ -108,16 +95,19 @@ func filtersHelp() string {
   if: 'payload.number > 100'          a condition in CEL
 
 An event that does not have what a key asks for does not fit. In a glob * stands
-for any characters but the slash, ** for any, ? for one but the slash.
+for any characters but the slash, ** for any, ? for one but the slash; nothing
+else is special.
 
 `)
 	for _, k := range filterKeys() {
-		topicRow(&b, 18, k.key, k.lines...)
+		fmt.Fprintf(&b, "  %s  %s\n      %s\n      (%s)\n", k.key, k.example, k.meaning, k.events)
 	}
 	b.WriteString(`
-"if" knows event (type, action, repository, sender, ref, number, source,
-received_at) and payload, all of it. has(payload.label) asks whether there is
-such a key. What can't be evaluated becomes a dead letter, never a match.
+Checks are check_run, check_suite and workflow_run, of pull requests.
+
+"if" has event.type, action, repository, sender, ref, number, source and
+received_at, and all of payload. has(payload.label) asks whether there is such a
+key. What can't be evaluated becomes a dead letter, never a match.
 
 See what would happen, and why: orchestrate routes test --help
 `)
@@ -151,7 +141,7 @@ Never put it into the text of a script; hand it over as an argument.
 
 `)
 	for _, f := range templateFunctions() {
-		topicRow(&b, 36, f.example, f.meaning)
+		fmt.Fprintf(&b, "  %-36s  %s\n", f.example, f.meaning)
 	}
 	b.WriteString(`
 event has id, source, delivery_id, event_type, action, repository, sender, ref,
@@ -160,7 +150,8 @@ of text/template are there, too: eq, and, or, not, len, index, printf.
 
 A key that is not there, null, an object or a list is no argument, and the job
 becomes a dead letter; default and json help. Nor is what begins with a dash
-where the template begins the argument: write --title={{ .title }}.
+where the template begins the argument: write --title={{ .title }}, or set
+allow_leading_dash.
 
 See what would run: orchestrate routes test --help
 `)

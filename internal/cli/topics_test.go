@@ -6,12 +6,13 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
 
+	"orchestrate/internal/config"
 	"orchestrate/internal/handler"
-	"orchestrate/internal/route"
 )
 
 // TestEnvironmentIsComplete reads the variables out of the program's text.
@@ -46,15 +47,17 @@ func TestEnvironmentIsComplete(t *testing.T) {
 
 // TestFiltersAreComplete compares with the fields of a filter.
 func TestFiltersAreComplete(t *testing.T) {
-	told := map[string]bool{}
+	var told, want []string
 	for _, k := range filterKeys() {
-		told[k.key] = true
+		told = append(told, k.key)
 	}
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[route.Filter]()) {
-		key := snake(f.Name)
-		if !told[key] {
-			t.Errorf("help filters does not tell %s", key)
-		}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[config.Filter]()) {
+		want = append(want, snake(f.Name))
+	}
+	slices.Sort(told)
+	slices.Sort(want)
+	if !slices.Equal(told, want) {
+		t.Errorf("help filters tells %q, a filter has %q", told, want)
 	}
 }
 

@@ -29,7 +29,24 @@ func DetectContainment() *Containment {
 	if err != nil {
 		return &Containment{why: err.Error()}
 	}
+	removeForgotten(parent)
 	return &Containment{parent: parent}
+}
+
+// removeForgotten removes the cgroups of attempts whose directories are gone, so
+// that no Sweep finds them. They are empty; one that is about to be used is new,
+// and one that is in use is refused by the kernel.
+func removeForgotten(parent string) {
+	const old = time.Hour
+	entries, _ := os.ReadDir(parent) // what can't be read stays
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), cgroupPrefix+attemptPrefix) {
+			continue
+		}
+		if st, err := e.Info(); err == nil && queue.Clock().Sub(st.ModTime()) > old {
+			_ = unix.Rmdir(filepath.Join(parent, e.Name()))
+		}
+	}
 }
 
 // ownCgroup is the directory of this process' cgroup (version 2). Version 1 has

@@ -202,6 +202,30 @@ func TestEscapedProcessEnds(t *testing.T) {
 	}
 }
 
+func TestForgottenCgroups(t *testing.T) {
+	c := contained(t)
+	if c == nil {
+		return
+	}
+	long := queue.Clock().Add(-2 * time.Hour)
+	for name, age := range map[string]time.Time{
+		cgroupPrefix + attemptPrefix + "1-1": long, cgroupPrefix + attemptPrefix + "2-2": queue.Clock(), "other": long,
+	} {
+		dir := filepath.Join(c.parent, name)
+		if err := errors.Join(os.Mkdir(dir, 0o700), os.Chtimes(dir, age, age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	removeForgotten(c.parent)
+	for name, want := range map[string]error{
+		cgroupPrefix + attemptPrefix + "1-1": unix.ENOENT, cgroupPrefix + attemptPrefix + "2-2": nil, "other": nil,
+	} {
+		if err := unix.Rmdir(filepath.Join(c.parent, name)); !errors.Is(err, want) {
+			t.Errorf("remove %s = %v, want %v: an hour old, empty and an attempt's, or left alone", name, err, want)
+		}
+	}
+}
+
 func TestCommandIsInItsCgroup(t *testing.T) {
 	c := contained(t)
 	if c == nil {

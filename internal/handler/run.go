@@ -302,7 +302,8 @@ func (h *run) stdin(dir *attemptDir, o order) (*os.File, error) {
 	return os.Open(path) //nolint:gosec // a path of ours
 }
 
-// start starts the command, without a cgroup where the kernel refuses it that.
+// start starts the command, without a cgroup where the kernel refuses it that:
+// that the program is at fault shows when it fails again.
 func (h *run) start(ctx context.Context, argv []string, stdin *os.File, t *queue.Task, dir *attemptDir) (*process, error) {
 	cmd := func() *exec.Cmd {
 		c := exec.Command(argv[0], argv[1:]...) //nolint:gosec,noctx // the configuration names it; a context would kill the leader alone
@@ -311,7 +312,7 @@ func (h *run) start(ctx context.Context, argv []string, stdin *os.File, t *queue
 		return c
 	}
 	p, err := start(cmd(), dir.cgroup)
-	if err == nil || dir.cgroup == "" || errors.Is(err, fs.ErrNotExist) {
+	if err == nil || dir.cgroup == "" {
 		return p, err
 	}
 	p, again := start(cmd(), "")

@@ -681,6 +681,22 @@ func TestForwardHostile(t *testing.T) {
 	}
 }
 
+// zeros is a body without end that counts what is read of it.
+type zeros int
+
+func (z *zeros) Read(p []byte) (int, error) {
+	*z += zeros(len(p))
+	return len(p), nil
+}
+
+func TestForwardReadsLittleMoreThanItKeeps(t *testing.T) {
+	var body zeros
+	out, err := toLocal(t, "http://127.0.0.1").read(&http.Response{StatusCode: 200, Body: io.NopCloser(&body)})
+	if err != nil || len(out) != queue.MaxOutput || body > queue.MaxOutput+1 {
+		t.Errorf("kept %d of %d bytes read, %v; want %d of one more at most", len(out), body, err, queue.MaxOutput)
+	}
+}
+
 // TestForwardGigabyte: a receiver can't make us take what is not kept.
 func TestForwardGigabyte(t *testing.T) {
 	flood := func(written *atomic.Int64) http.HandlerFunc {
@@ -769,7 +785,9 @@ func TestForwardTLS(t *testing.T) {
 		{"of another host", func(_ *testing.T, _ *httptest.Server, h *forward) {
 			h.transport.TLSClientConfig.ServerName = "mirror.test"
 		}, "not mirror.test"},
-		{"old version", func(_ *testing.T, srv *httptest.Server, _ *forward) { srv.TLS.MaxVersion = tls.VersionTLS11 }, "protocol version"},
+		{"old version", func(_ *testing.T, srv *httptest.Server, _ *forward) {
+			srv.TLS.MinVersion, srv.TLS.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+		}, "protocol version"},
 		{"none", func(t *testing.T, _ *httptest.Server, h *forward) { h.url.Host = rawReceiver(t, func(net.Conn) {}) }, "no answer"},
 	}
 	for _, tt := range tests {

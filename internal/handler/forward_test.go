@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -1080,6 +1081,30 @@ func TestForwardUserAgent(t *testing.T) {
 	p, err := newForward(t, Forward{URL: "https://mirror.example", Headers: map[string]ForwardHeader{"user-agent": {Value: "GitHub-Hookshot/0"}}}).Preview(task(`{}`))
 	if got := p.Forward.Headers["User-Agent"]; err != nil || got != "GitHub-Hookshot/0" {
 		t.Errorf("User-Agent = %q, %v; want the configured one", got, err)
+	}
+}
+
+// TestForwardDocs holds the reference to what is refused and what is sent.
+func TestForwardDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/reference/forward.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := slices.Concat(passedHeaders, []string{headerSignature, headerKey, headerAttempt, DefaultForwardTimeout.String()})
+	for _, b := range blocks {
+		switch {
+		case b.is == "reserved" && b.prefix.Addr().Is6():
+			words = append(words, "2000::/3")
+		case b.prefix.IsSingleIP():
+			words = append(words, b.prefix.Addr().String())
+		default:
+			words = append(words, b.prefix.String())
+		}
+	}
+	for _, w := range words {
+		if !strings.Contains(string(page), "`"+w) {
+			t.Errorf("docs/reference/forward.md does not have `%s`", w)
+		}
 	}
 }
 

@@ -1,120 +1,192 @@
 // Package route compiles the rules of a configuration and tells which events
 // they want.
 //
-// A rule is a list of predicates, and all must hold. Match and Explain walk the
-// same list, so that what an operator is told can't differ from what is done.
-// Match runs in the intake of every delivery: it allocates nothing and reads the
-// summary of the event, never its body.
+// A rule is a list of predicates: "on", the keys of the filter, "if". All must
+// hold, and they are asked in that order, so that a payload is looked into only
+// for the rules whose "on" and repository fit, once for all of them. Match and
+// Explain walk the same list, so that what an operator is told can't differ from
+// what is done.
 package route
 
 import (
+	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"orchestrate/internal/queue"
 )
 
 // Spec is a rule as it is configured.
 type Spec struct {
+	Name   string
 	On     []string // "*", "event" or "event.action", as GitHub names them; one must fit
 	Filter Filter
+	If     string // a condition in CEL over event and payload; empty: none
 }
 
 // Filter narrows a rule. Its keys are ANDed, the values of a key ORed; a key
 // that is nil lets everything through. An event that lacks what a key looks at
-// is no match.
+// is no match. What each type of event has stands in docs/reference/filters.md.
 type Filter struct {
-	// Repository holds globs over "owner/name", compared without case, as
-	// GitHub does: * stands for any run of characters but the slash, ** for any
-	// run, ? for one character but the slash. There are no sets and no braces:
-	// the list is the alternative.
-	Repository []string
+	Repository, BaseBranch, Labels, Author, Paths []string // globs
+	Conclusion, AuthorAssociation, SenderType     []string // GitHub's words
+	SkipForks                                     bool     // changes that may come from another repository are no match
+	Draft                                         *bool
 }
 
-// Matcher is a compiled rule. Safe for concurrent use.
-type Matcher struct {
-	predicates []predicate
+// RouteError is one thing that is wrong with one rule.
+type RouteError struct {
+	Index int // of the Spec
+	Route string
+	Err   *queue.FieldError
 }
 
-// predicate is one condition. A field of Filter becomes one of these.
-type predicate struct {
-	name   string // the key of the configuration
-	wanted []string
-	actual func(*queue.Event) string
-	holds  func(*queue.Event) bool
+func (e *RouteError) Error() string { return fmt.Sprintf("route %q: %s", e.Route, e.Err) }
+func (e *RouteError) Unwrap() error { return e.Err }
+
+// Warning is something odd that may be meant.
+type Warning struct {
+	Route string
+	Field string // as the configuration names it: on[0]
+	Text  string
 }
 
-// Compile checks a rule. An error names the value that can't be used.
-func Compile(s Spec) (*Matcher, error) {
-	on, err := compileOn(s.On)
-	if err != nil {
-		return nil, err
-	}
-	m := &Matcher{predicates: []predicate{on}}
-	if s.Filter.Repository != nil {
-		p, err := compileRepository(s.Filter.Repository)
-		if err != nil {
-			return nil, err
+// Table is the compiled rules. It implements queue.Matcher and is safe for
+// concurrent use.
+type Table struct {
+	rules    []rule
+	byName   map[string]*rule
+	byType   map[string][]*rule // the types that a rule names, with the rules for all types
+	forAll   []*rule
+	warnings []Warning
+}
+
+// rule is a compiled Spec.
+type rule struct {
+	name    string
+	items   []string // of "on"
+	kinds   []kind
+	filters []filter
+	cond    *condition // nil: none
+}
+
+// Compile checks the rules. The error joins one *RouteError for each thing that
+// is wrong, in the order of the rules. Names are taken as they are: that they
+// differ is for the configuration to see.
+func Compile(specs []Spec) (*Table, error) {
+	t := &Table{rules: make([]rule, len(specs)), byName: map[string]*rule{}, byType: map[string][]*rule{}}
+	var errs []error
+	for i, s := range specs {
+		c := compiler{}
+		t.rules[i] = c.rule(s)
+		t.byName[s.Name] = &t.rules[i]
+		for _, e := range c.errs {
+			errs = append(errs, &RouteError{i, s.Name, e})
 		}
-		m.predicates = append(m.predicates, p)
+		for _, w := range c.warnings {
+			t.warnings = append(t.warnings, Warning{s.Name, w.Field, w.Err.Error()})
+		}
 	}
-	return m, nil
+	if errs != nil {
+		return nil, errors.Join(errs...)
+	}
+	t.index()
+	return t, nil
 }
+
+// index sorts the rules by type of event, so that those of other types cost a
+// delivery nothing. The order is that of the configuration.
+func (t *Table) index() {
+	for i := range t.rules {
+		for _, k := range t.rules[i].kinds {
+			t.byType[k.event] = nil
+		}
+	}
+	for i := range t.rules {
+		r := &t.rules[i]
+		if r.wants("") {
+			t.forAll = append(t.forAll, r)
+		}
+		for event := range t.byType {
+			if r.wants(event) {
+				t.byType[event] = append(t.byType[event], r)
+			}
+		}
+	}
+}
+
+// wants tells whether a type of event may start the rule.
+func (r *rule) wants(event string) bool {
+	return slices.ContainsFunc(r.kinds, func(k kind) bool { return k.event == "" || k.event == event })
+}
+
+// Warnings tells what is odd in the rules, though it may be meant.
+func (t *Table) Warnings() []Warning { return slices.Clone(t.warnings) }
 
 // Match implements queue.Matcher.
-func (m *Matcher) Match(e *queue.Event, _ *queue.Payload) (bool, error) {
-	for i := range m.predicates {
-		if !m.predicates[i].holds(e) {
-			return false, nil
+func (t *Table) Match(e *queue.Event, p *queue.Payload) []queue.Match {
+	rules, ok := t.byType[e.EventType]
+	if !ok {
+		rules = t.forAll
+	}
+	if len(rules) == 0 {
+		return nil
+	}
+	var matches []queue.Match
+	in := &input{event: e, payload: p}
+	defer in.release()
+	for _, r := range rules {
+		if held, err := r.holds(in); held || err != nil {
+			matches = append(matches, queue.Match{Route: r.name, Err: err})
 		}
 	}
-	return true, nil
+	return matches
 }
 
-// Predicate is one condition of a rule, and what became of it.
-type Predicate struct {
-	Name   string   `json:"name"`   // the key of the configuration
-	Wanted []string `json:"wanted"` // one of these
-	Actual string   `json:"actual"` // empty where the event has none
-	Held   bool     `json:"held"`
-}
-
-// Explain tells of each condition whether the event meets it. All are told,
-// those behind the first that does not hold, too.
-func (m *Matcher) Explain(e *queue.Event, _ *queue.Payload) []Predicate {
-	told := make([]Predicate, len(m.predicates))
-	for i, p := range m.predicates {
-		told[i] = Predicate{Name: p.name, Wanted: slices.Clone(p.wanted), Actual: p.actual(e), Held: p.holds(e)}
+// Wants implements queue.Matcher. ErrUnknownRoute when no rule has the name.
+func (t *Table) Wants(route string, e *queue.Event, p *queue.Payload) (bool, error) {
+	r, ok := t.byName[route]
+	if !ok {
+		return false, queue.UnknownRoute(route, "the configuration has", t.names())
 	}
-	return told
+	in := &input{event: e, payload: p}
+	defer in.release()
+	return r.holds(in)
+}
+
+func (t *Table) names() []string {
+	names := make([]string, len(t.rules))
+	for i := range t.rules {
+		names[i] = t.rules[i].name
+	}
+	return names
+}
+
+// holds asks the predicates, up to the first that does not hold. A panic in one
+// is an error of this rule: the others must still be asked.
+func (r *rule) holds(in *input) (held bool, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			held, err = false, fmt.Errorf("panic: %v", v)
+		}
+	}()
+	if !anyKind(r.kinds, in.event) {
+		return false, nil
+	}
+	for i := range r.filters {
+		if held, err := r.filters[i].holds(in); !held || err != nil {
+			return false, err
+		}
+	}
+	if r.cond == nil {
+		return true, nil
+	}
+	return r.cond.holds(in)
 }
 
 // kind is what an item of "on" asks for.
 type kind struct {
 	event, action string // empty: any
-}
-
-func compileOn(items []string) (predicate, error) {
-	if len(items) == 0 {
-		return predicate{}, fmt.Errorf(`on: empty; name events, as in "push" or "pull_request.opened", or "*" for all`)
-	}
-	kinds := make([]kind, len(items))
-	for i, item := range items {
-		if item == "*" {
-			continue
-		}
-		event, action, dotted := strings.Cut(item, ".")
-		if !isName(event) || dotted && !isName(action) {
-			return predicate{}, fmt.Errorf(`on: %q is no event: want "event" or "event.action" in the letters a-z, 0-9 and _, or "*" for all`, item)
-		}
-		kinds[i] = kind{event, action}
-	}
-	return predicate{
-		name: "on", wanted: slices.Clone(items),
-		actual: (*queue.Event).Kind,
-		holds:  func(e *queue.Event) bool { return anyKind(kinds, e) },
-	}, nil
 }
 
 func anyKind(kinds []kind, e *queue.Event) bool {
@@ -126,32 +198,17 @@ func anyKind(kinds []kind, e *queue.Event) bool {
 	return false
 }
 
-// isName tells whether s is spelt like an event or an action of GitHub's.
-func isName(s string) bool {
-	for _, c := range []byte(s) {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
-			return false
-		}
-	}
-	return s != ""
+// filter is a key of a rule's filter.
+type filter struct {
+	fact   int // index of facts
+	wanted []string
+	globs  []glob
 }
 
-func compileRepository(patterns []string) (predicate, error) {
-	const key = "filter.repository"
-	if len(patterns) == 0 {
-		return predicate{}, fmt.Errorf(`%s: empty, so that nothing could match; name patterns, as in "acme/*", or leave it out`, key)
+func (f *filter) holds(in *input) (bool, error) {
+	values, err := in.fact(f.fact)
+	if err != nil {
+		return false, fmt.Errorf("filter.%s: %w", facts[f.fact].key, err)
 	}
-	globs := make([]glob, len(patterns))
-	for i, p := range patterns {
-		g, err := compileGlob(p)
-		if err != nil {
-			return predicate{}, fmt.Errorf("%s: %w", key, err)
-		}
-		globs[i] = g
-	}
-	return predicate{
-		name: key, wanted: slices.Clone(patterns),
-		actual: func(e *queue.Event) string { return string(e.Repository) },
-		holds:  func(e *queue.Event) bool { return e.Repository != "" && anyGlob(globs, string(e.Repository)) },
-	}, nil
+	return anyGlob(f.globs, values), nil
 }

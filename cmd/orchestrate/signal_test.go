@@ -108,21 +108,3 @@ func gone(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	return err == nil && strings.Contains(string(stat), ") Z ")
 }
-
-// TestHangupDrains: the terminal has gone, the work has not.
-func TestHangupDrains(t *testing.T) {
-	p := newProgram(t, slowRoutes)
-	d := p.serve()
-	p.run("events", "send", "push")
-	p.eventually("the command runs", func() bool { return strings.Contains(string(p.run("events", "list")), " processing ") })
-	if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, p.path("finish"))
-	if err := d.cmd.Wait(); err != nil {
-		t.Errorf("serve ended with %v, want 0", err)
-	}
-	if list := string(p.run("events", "list")); !strings.Contains(list, " completed ") {
-		t.Errorf("after the drain:\n%swant a completed event", list)
-	}
-}

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -58,7 +59,12 @@ type App struct {
 	wired    *wired          // the configuration, once it is loaded
 	store    *store.SQLite   // once it is open
 	commands handler.Running // what routes have running
+	live     bool            // the routes are to run: their secrets and directories must be there
 	daemon   bool            // serve or process: logs as configured, creates the database, drains on a signal
+
+	hangups      chan struct{} // what daemons are asked to reload by
+	reloadable   atomic.Bool   // a hang-up is no end
+	notifyHangup func()        // has the system tell of hang-ups, also under nohup
 }
 
 // defaultTimeout is how long a command waits for the database.
@@ -72,8 +78,9 @@ type Process struct {
 }
 
 // Main runs the program for the process that calls it and returns its exit
-// code. The first SIGINT, SIGTERM or SIGHUP ends the command's context, the second one
-// ends the wait for it and what it has running.
+// code. The first SIGINT or SIGTERM ends the command's context, the second one
+// ends the wait for it and what it has running. SIGHUP does so, too, but for
+// daemons.
 func Main(p Process) int {
 	a := &App{
 		Version: p.Version, In: p.In, Out: bufio.NewWriter(p.Out), Err: p.Err, Getenv: os.Getenv,
@@ -91,23 +98,38 @@ func Main(p Process) int {
 	if !signal.Ignored(syscall.SIGHUP) { // the terminal is gone; nohup asks not to care
 		signal.Notify(signals, syscall.SIGHUP)
 	}
+	a.hangups = make(chan struct{}, 1)
+	a.notifyHangup = func() { signal.Notify(signals, syscall.SIGHUP) }
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	done := make(chan int, 1)
 	go func() { done <- a.Run(ctx, p.Args) }()
-	select {
-	case code := <-done:
-		return code
-	case s := <-signals:
-		cancel(signalError{s})
+	for ends := 0; ; {
+		select {
+		case code := <-done:
+			return code
+		case s := <-signals:
+			switch {
+			case s == syscall.SIGHUP && a.reloadable.Load():
+				a.askReload()
+			case ends > 0:
+				a.commands.Kill()
+				return exitCodeOf(signalError{s})
+			default:
+				ends++
+				cancel(signalError{s})
+			}
+		}
 	}
+}
+
+// askReload leaves one wish: a reload that has not begun will see what is there
+// then.
+func (a *App) askReload() {
 	select {
-	case code := <-done:
-		return code
-	case s := <-signals:
-		a.commands.Kill()
-		return exitCodeOf(signalError{s})
+	case a.hangups <- struct{}{}:
+	default:
 	}
 }
 

@@ -27,6 +27,7 @@ type eventsSendOptions struct {
 	event, action string
 	payload       string
 	url           string
+	source        string
 	secretFile    string
 	count         int
 	many          bool // --count was given: print a list, whatever its length
@@ -42,8 +43,8 @@ func newEventsSendCmd(a *App) *cobra.Command {
 the answer. The payload is a built-in example, unless --payload names another.
 There are examples for ` + strings.Join(webhook.Examples(), ", ") + `.
 
-It goes to the address that serve of the same configuration listens on, signed
-with the first of its secrets.`,
+It goes to the address that serve of the same configuration listens on, to the
+path of the source, signed with the first of its secrets.`,
 		Example: `  orchestrate events send push
   orchestrate events send pull_request.closed --count 10
   orchestrate events send deployment --payload deployment.json
@@ -55,7 +56,7 @@ with the first of its secrets.`,
 			if o.count < 1 || o.count > maxSend {
 				return usagef("--count %d: want 1 to %d", o.count, maxSend)
 			}
-			if err := notEmpty(cmd.Flags(), "payload", "action", "url", "secret-file"); err != nil {
+			if err := notEmpty(cmd.Flags(), "payload", "action", "url", "source", "secret-file"); err != nil {
 				return err
 			}
 			if o.event, o.action, err = splitEvent(args[0], o.action); err != nil {
@@ -70,6 +71,7 @@ with the first of its secrets.`,
 	f.StringVar(&o.payload, "payload", "", "`file` with the payload as JSON; - is standard input")
 	f.StringVar(&o.action, "action", "", "`action`, put into the payload")
 	f.StringVar(&o.url, "url", "", "where to post; by default to serve of this configuration")
+	f.StringVar(&o.source, "source", config.GitHub, "`name` of the source that it comes from")
 	f.IntVar(&o.count, "count", 1, "post it `n` times, each with a delivery id of its own")
 	f.StringVar(&o.secretFile, "secret-file", "", "`file` with the secret to sign with")
 	return cmd
@@ -152,6 +154,14 @@ func (o *eventsSendOptions) sender(a *App, body []byte) (*sender, error) {
 	if err != nil {
 		return nil, err
 	}
+	path := config.GitHubPath
+	if o.source != config.GitHub {
+		src := c.Source(o.source)
+		if src == nil {
+			return nil, usagef("--source %q: there are %s", o.source, strings.Join(c.SourceNames(), ", "))
+		}
+		path, c.Secrets = src.Path, src.Secrets
+	}
 	secret, err := o.secret(c)
 	if err != nil {
 		return nil, err
@@ -164,7 +174,7 @@ func (o *eventsSendOptions) sender(a *App, body []byte) (*sender, error) {
 		},
 	}
 	if s.url == "" {
-		s.url = "http://" + reachable(c.Listen) + sourcePath
+		s.url = "http://" + reachable(c.Listen) + path
 	}
 	if u, err := url.Parse(s.url); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, usagef("--url %q: want an address as http://127.0.0.1:9000/webhooks/github", s.url)

@@ -48,7 +48,7 @@ func exits() []exit {
 		{7, "the database's schema is older or newer than this program", []error{queue.ErrSchema}},
 		{70, "internal error: a defect of this program", []error{errInternal}},
 		{78, "the configuration is invalid", []error{config.ErrInvalid}},
-		{129, "stopped by SIGHUP; serve and process: by a second signal", nil},
+		{129, "stopped by SIGHUP; serve and process reload instead", nil},
 		{130, "stopped by SIGINT; serve and process: by a second signal", nil},
 		{143, "stopped by SIGTERM; serve and process: by a second signal", nil},
 	}

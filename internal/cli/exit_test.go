@@ -100,7 +100,7 @@ func TestPanicIsInternalError(t *testing.T) {
 	var stderr bytes.Buffer
 	a := &App{In: strings.NewReader(""), Out: bufio.NewWriter(io.Discard), Err: &stderr, OutTTY: true} // no Getenv: colours panic
 	code := a.Run(t.Context(), []string{"events", "list", "--config", f.path("config.yaml"), "--database", f.path("orchestrate.db")})
-	if code != 70 || !strings.Contains(stderr.String(), "orchestrate: internal error: ") || !strings.Contains(stderr.String(), "table.go") {
+	if code != 70 || !strings.Contains(stderr.String(), "orchestrate: internal error: ") || !strings.Contains(stderr.String(), "color.go") {
 		t.Errorf("exit code %d and %q, want 70 and where it happened", code, stderr.String())
 	}
 }

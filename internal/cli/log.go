@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -22,32 +21,32 @@ import (
 	"orchestrate/internal/queue"
 )
 
-// newLogger returns the one logger of this program: text or JSON, by format
-// (auto, text, json), at level (debug, info, warn, error) and above. What it
-// logs is resolved, redacted and printable, whatever the format.
-func newLogger(w io.Writer, format, level string, terminal bool, r *redactor) (*slog.Logger, error) {
-	levels := map[string]slog.Level{
-		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
-	}
-	least, ok := levels[level]
-	if !ok {
-		return nil, fmt.Errorf("log level %q is not one of debug, info, warn, error", level)
-	}
-	switch {
-	case format == "text" || format == "auto" && terminal:
-		colour := terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-		return slog.New(&logHandler{next: textHandler(w, least, colour), redactor: r, flat: true}), nil
-	case format == "json" || format == "auto":
-		return slog.New(&logHandler{next: jsonHandler(w, least), redactor: r}), nil
-	}
-	return nil, fmt.Errorf("log format %q is not one of auto, text, json", format)
+// logOptions say how to log.
+type logOptions struct {
+	format   string // text, json, auto: text on a terminal
+	terminal bool
+	colour   bool         // of text
+	least    slog.Leveler // may change
+	redactor *redactor
 }
 
-func textHandler(w io.Writer, least slog.Level, colour bool) slog.Handler {
+// newLogger returns the one logger of this program. What it logs is resolved,
+// redacted and printable, whatever the format.
+func newLogger(w io.Writer, o logOptions) (*slog.Logger, error) {
+	switch {
+	case o.format == "text" || o.format == "auto" && o.terminal:
+		return slog.New(&logHandler{next: textHandler(w, o.colour), least: o.least, redactor: o.redactor, flat: true}), nil
+	case o.format == "json" || o.format == "auto":
+		return slog.New(&logHandler{next: jsonHandler(w), least: o.least, redactor: o.redactor}), nil
+	}
+	return nil, fmt.Errorf("log format %q is not one of auto, text, json", o.format)
+}
+
+func textHandler(w io.Writer, colour bool) slog.Handler {
 	// Given a terminal's file, the library would ask the terminal for its
 	// colours, and read the answer from whoever types there.
 	l := charm.NewWithOptions(&struct{ io.Writer }{w}, charm.Options{
-		Level: charm.Level(least), ReportTimestamp: true,
+		Level: charm.DebugLevel, ReportTimestamp: true,
 		TimeFunction: charm.NowUTC, TimeFormat: "2006-01-02T15:04:05.000Z07:00",
 	})
 	if colour {
@@ -58,9 +57,9 @@ func textHandler(w io.Writer, least slog.Level, colour bool) slog.Handler {
 	return l
 }
 
-func jsonHandler(w io.Writer, least slog.Level) slog.Handler {
+func jsonHandler(w io.Writer) slog.Handler {
 	return slog.NewJSONHandler(w, &slog.HandlerOptions{
-		Level: least,
+		Level: slog.LevelDebug,
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && a.Key == slog.TimeKey {
 				a.Value = slog.StringValue(queue.At(a.Value.Time()).String())
@@ -117,6 +116,7 @@ func (r *redactor) redact(s string) string {
 // and has no groups; slog's JSON keeps them apart only by order.
 type logHandler struct {
 	next     slog.Handler
+	least    slog.Leveler // may change
 	redactor *redactor
 	flat     bool // groups become dotted keys, and lists text
 	scopes   []logScope
@@ -129,7 +129,7 @@ type logScope struct {
 	attrs []slog.Attr
 }
 
-func (h *logHandler) Enabled(ctx context.Context, l slog.Level) bool { return h.next.Enabled(ctx, l) }
+func (h *logHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.least.Level() }
 
 func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	if len(attrs) == 0 {

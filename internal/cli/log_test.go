@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -30,7 +31,7 @@ func mustLogger(t *testing.T, w io.Writer, format string, terminal bool, secrets
 	for _, s := range secrets {
 		r.add(config.NewSecret([]byte(s), "test"))
 	}
-	log, err := newLogger(w, format, "debug", terminal, r)
+	log, err := newLogger(w, logOptions{format: format, terminal: terminal, colour: terminal, least: slog.LevelDebug, redactor: r})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +315,7 @@ func TestLogExactSecrets(t *testing.T) {
 func TestLogSecretLearntLater(t *testing.T) {
 	var b bytes.Buffer
 	r := new(redactor)
-	l, err := newLogger(&b, "json", "info", false, r)
+	l, err := newLogger(&b, logOptions{format: "json", least: slog.LevelInfo, redactor: r})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,19 +350,22 @@ func TestLogFormatsAndLevels(t *testing.T) {
 			t.Errorf("format %s, terminal %t: coloured %t: %q", c.format, c.terminal, coloured, b.String())
 		}
 	}
-	for level, want := range map[string]string{"debug": "dbg inf wrn err", "info": "inf wrn err", "warn": "wrn err", "error": "err"} {
-		for _, format := range []string{"text", "json"} {
-			var b bytes.Buffer
-			l, err := newLogger(&b, format, level, false, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+	var level slog.LevelVar
+	for _, format := range []string{"text", "json"} {
+		var b bytes.Buffer
+		l, err := newLogger(&b, logOptions{format: format, least: &level})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for word, want := range map[string]string{"debug": "dbg inf wrn err", "info": "inf wrn err", "warn": "wrn err", "error": "err"} {
+			level.Set((&App{daemon: true}).logLevel(&config.Config{Log: config.Log{Level: word}}))
+			b.Reset()
 			l.Debug("dbg")
 			l.Info("inf")
 			l.Warn("wrn")
 			l.Error("err")
 			if got := strings.Join(regexp.MustCompile("dbg|inf|wrn|err").FindAllString(b.String(), -1), " "); got != want {
-				t.Errorf("%s at %s: got %s, want %s", format, level, got, want)
+				t.Errorf("%s at %s: got %s, want %s", format, word, got, want)
 			}
 		}
 	}
@@ -373,23 +377,26 @@ func TestLogNoColour(t *testing.T) {
 			t.Setenv("NO_COLOR", "")
 			t.Setenv("TERM", "xterm")
 			t.Setenv(env[0], env[1])
-			var b bytes.Buffer
-			mustLogger(t, &b, "auto", true).Info("hello", "k", "v")
-			if strings.Contains(b.String(), "\x1b") {
-				t.Errorf("coloured: %q", b.String())
+			for mode, want := range map[colorMode]bool{colorAuto: false, colorAlways: true} {
+				var b bytes.Buffer
+				a := &App{Err: &b, ErrTTY: true, Getenv: os.Getenv, color: mode, daemon: true}
+				log, err := a.logger(&config.Config{Log: config.Log{Level: "info", Format: "auto"}}, &slog.LevelVar{}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				log.Info("hello", "k", "v")
+				if got := strings.Contains(b.String(), "\x1b"); got != want {
+					t.Errorf("--color %s: coloured %t: %q", mode, got, b.String())
+				}
 			}
 		})
 	}
 }
 
 func TestLogRefuses(t *testing.T) {
-	for _, c := range []struct{ format, level, want string }{
-		{"xml", "info", `log format "xml" is not one of auto, text, json`},
-		{"json", "INFO", `log level "INFO" is not one of debug, info, warn, error`},
-	} {
-		if _, err := newLogger(io.Discard, c.format, c.level, false, nil); err == nil || err.Error() != c.want {
-			t.Errorf("got %v, want %s", err, c.want)
-		}
+	const want = `log format "xml" is not one of auto, text, json`
+	if _, err := newLogger(io.Discard, logOptions{format: "xml", least: slog.LevelInfo}); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
@@ -397,7 +404,7 @@ func TestLogAtOnce(t *testing.T) {
 	for _, format := range []string{"text", "json"} {
 		var b bytes.Buffer
 		r := new(redactor)
-		l, err := newLogger(&b, format, "info", true, r)
+		l, err := newLogger(&b, logOptions{format: format, terminal: true, least: slog.LevelInfo, redactor: r})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -430,7 +437,7 @@ func BenchmarkLog(b *testing.B) {
 		b.Run(format, func(b *testing.B) {
 			r := new(redactor)
 			r.add(config.NewSecret([]byte(aSecret), "test"))
-			l, err := newLogger(struct{ io.Writer }{io.Discard}, format, "info", false, r)
+			l, err := newLogger(struct{ io.Writer }{io.Discard}, logOptions{format: format, least: slog.LevelInfo, redactor: r})
 			if err != nil {
 				b.Fatal(err)
 			}

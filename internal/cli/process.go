@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -24,9 +25,10 @@ func newProcessCmd(a *App) *cobra.Command {
 		Use:   "process",
 		Short: "Process events until stopped, or what is due with --once",
 		Long: `process claims jobs and runs their commands, without receiving webhooks. Any number
-of them may run beside serve on one database. The first SIGINT, SIGTERM or SIGHUP
-drains: nothing more is claimed, and what runs may end within drain_timeout. The
-second one kills what runs and stops at once; what ran then runs again later.
+of them may run beside serve on one database. SIGHUP reads the configuration
+again, all of it or none, as serve does. The first SIGINT or SIGTERM drains:
+nothing more is claimed, and what runs may end within drain_timeout. The second
+one kills what runs and stops at once; what ran then runs again later.
 
 With --once it processes what is due when it starts, and ends with 0 whatever
 the commands did: what failed waits for its retry.`,
@@ -57,14 +59,13 @@ the commands did: what failed waits for its retry.`,
 
 func runProcess(ctx context.Context, a *App, o *processOptions) error {
 	a.daemon = true
+	a.catchHangups()
 	w, err := a.wire()
 	if err != nil {
 		return err
 	}
-	for _, r := range o.routes {
-		if w.queue.Route(r) == nil {
-			return queue.UnknownRoute(r, "the configuration has", w.queue.RouteNames())
-		}
+	if err := o.known(w); err != nil {
+		return err
 	}
 	q, err := a.queue(ctx)
 	if err != nil {
@@ -73,10 +74,29 @@ func runProcess(ctx context.Context, a *App, o *processOptions) error {
 	if err := q.WarnUnknownRoutes(ctx); err != nil {
 		return err
 	}
+	w.warn(ctx)
 	work := w.workerOptions()
 	work.Once, work.Limit, work.Routes = o.once, o.limit, o.routes
-	w.log.InfoContext(ctx, "ready", "database", w.config.Database, "routes", w.queue.RouteNames())
-	return q.Work(ctx, work)
+	w.log.InfoContext(ctx, "ready", "database", w.config.Database, "routes", w.queue.RouteNames(), "containment", w.containmentText())
+	ctx, stopReloads := context.WithCancel(ctx)
+	var reloads sync.WaitGroup
+	reloads.Go(func() {
+		a.reloads(ctx, q, func(next *wired) (func() error, error) { return func() error { return nil }, o.known(next) })
+	})
+	err = q.Work(ctx, work)
+	stopReloads()
+	reloads.Wait()
+	return err
+}
+
+// known refuses the name of a route that the configuration does not have.
+func (o *processOptions) known(w *wired) error {
+	for _, r := range o.routes {
+		if w.queue.Route(r) == nil {
+			return queue.UnknownRoute(r, "the configuration has", w.queue.RouteNames())
+		}
+	}
+	return nil
 }
 
 // addWorkerFlags are the flags of keys that size a worker.

@@ -3,38 +3,100 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
+	"orchestrate/internal/config"
+	"orchestrate/internal/handler"
 	"orchestrate/internal/queue"
 	"orchestrate/internal/route"
 	"orchestrate/internal/webhook"
 )
 
 func newRoutesCmd(a *App) *cobra.Command {
-	cmd := newGroup("routes", "Try the routes of the configuration",
-		"A route is a rule of the configuration: which events start which command.")
-	cmd.AddCommand(newRoutesTestCmd(a))
+	cmd := newGroup("routes", "List and try the routes of the configuration",
+		"A route is a rule of the configuration: which events start what.")
+	cmd.AddCommand(newRoutesListCmd(a), newRoutesTestCmd(a))
 	return cmd
+}
+
+func newRoutesListCmd(a *App) *cobra.Command {
+	return printsList(&cobra.Command{
+		Use:   "list",
+		Short: "List the routes of the configuration",
+		Long: `list prints the routes of the configuration in their order: what they want, and
+what they do. The database stays closed; how many jobs wait for each is told by
+orchestrate status.`,
+		Example: `  orchestrate routes list
+  orchestrate routes list -o wide --config new.yaml`,
+		Args: args(0, 0, ""),
+		RunE: func(*cobra.Command, []string) error { return runRoutesList(a) },
+	})
+}
+
+func runRoutesList(a *App) error {
+	w, err := a.wire()
+	if err != nil {
+		return err
+	}
+	cols := columns("ROUTE", "ON", "FILTER", "DOES", "IF", "AT ONCE", "TIMEOUT", "RETRIES")
+	cols[1].shrink, cols[2].shrink, cols[3].shrink = true, true, true
+	for i := 4; i < len(cols); i++ {
+		cols[i].wide = true
+	}
+	l := newList(a, cols, func(r config.ShownRoute) []string {
+		does, timeout := "", ""
+		if r.Run != nil {
+			does, timeout = "run "+strings.Join(r.Run.Command, " "), r.Run.Timeout
+		} else {
+			does, timeout = "forward to "+r.Forward.URL, r.Forward.Timeout
+		}
+		atOnce := ""
+		if r.Concurrency != nil {
+			atOnce = itoa(int64(*r.Concurrency))
+		}
+		return []string{
+			r.Name, strings.Join(r.On, ", "), r.Filter.String(), does, strings.Join(strings.Fields(r.If), " "),
+			atOnce, timeout, itoa(int64(r.Retry.Max)),
+		}
+	})
+	for _, r := range w.config.Show().Routes {
+		if err := l.Add(r); err != nil {
+			return err
+		}
+	}
+	if err := l.Close(); err != nil {
+		return err
+	}
+	if len(w.handlers) == 0 && a.output == formatTable {
+		a.note("the configuration has no routes")
+	}
+	return nil
 }
 
 type routesTestOptions struct {
 	id, payload, event, action string
+	explain                    bool
 }
 
 func newRoutesTestCmd(a *App) *cobra.Command {
 	o := &routesTestOptions{}
-	cmd := &cobra.Command{
+	cmd := printsList(&cobra.Command{
 		Use:   "test (ID | --payload FILE --event TYPE)",
 		Short: "Tell which routes want an event, and why the others do not",
 		Long: `test asks every route of the configuration about an event: one that is stored, or
 a payload from a file (- is standard input). Nothing is started or changed, and
-for a payload the database stays closed.
+for a payload the database stays closed. With --explain every condition is told
+with the value that it met, and the command or request that would follow, as it
+would be, but for secrets.
 ` + idHelp,
 		Example: `  orchestrate routes test 1842
-  orchestrate routes test 1842 --config new.yaml
+  orchestrate routes test 1842 --config new.yaml --explain
   orchestrate routes test --payload push.json --event push
   orchestrate routes test --payload pr.json --event pull_request.closed`,
 		Args: args(0, 1, "the ID of an event"),
@@ -47,12 +109,13 @@ for a payload the database stays closed.
 			}
 			return runRoutesTest(cmd.Context(), a, o)
 		},
-	}
+	})
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&o.payload, "payload", "", "`file` with a payload as JSON; - is standard input")
 	f.StringVar(&o.event, "event", "", "`type` of the event, or type.action")
 	f.StringVar(&o.action, "action", "", "`action`, instead of the payload's")
+	f.BoolVar(&o.explain, "explain", false, "tell every condition, and what would be done")
 	must(cmd.RegisterFlagCompletionFunc("event", cobra.FixedCompletions(webhook.Examples(), cobra.ShellCompDirectiveNoFileComp)))
 	return cmd
 }
@@ -73,12 +136,15 @@ func (o *routesTestOptions) check(cmd *cobra.Command) (err error) {
 	return err
 }
 
-// verdict is what a route says of an event, with its conditions.
+// verdict is what a route says of an event, with its conditions, and what it
+// would do.
 type verdict struct {
 	Route      string            `json:"route"`
 	Match      bool              `json:"match"`
-	Error      queue.Text        `json:"error"`
+	Error      queue.Text        `json:"error"` // why it can't be told
 	Conditions []route.Predicate `json:"conditions"`
+	Preview    *handler.Preview  `json:"preview"`       // of a route that matches
+	Refused    queue.Text        `json:"preview_error"` // why it would do nothing
 }
 
 func runRoutesTest(ctx context.Context, a *App, o *routesTestOptions) error {
@@ -86,28 +152,60 @@ func runRoutesTest(ctx context.Context, a *App, o *routesTestOptions) error {
 	if err != nil {
 		return err
 	}
-	_, e, p, err := o.load(ctx, a, w)
+	e, p, err := o.load(ctx, a)
 	if err != nil {
 		return err
 	}
-	l := newList(a, columns("ROUTE", "MATCH", "WHY"), func(v verdict) []string {
-		match := map[bool]string{true: "yes", false: "no"}[v.Match]
-		return []string{v.Route, match, v.why()}
+	cols := columns("ROUTE", "MATCH", "WHY", "DOES")
+	cols[2].shrink, cols[3].wide = true, true
+	l := newList(a, cols, func(v verdict) []string {
+		return []string{v.Route, v.matches(), v.why(), strings.Join(v.does(), "; ")}
 	})
 	for i, name := range w.queue.RouteNames() {
-		v := verdict{Route: name, Conditions: w.matchers[i].Explain(e, p)}
-		v.Match, _ = w.queue.Matcher.Wants(name, e, p)
-		if err := l.Add(v); err != nil {
+		v := w.verdict(i, name, e, p)
+		if o.explain && a.output == formatTable {
+			err = explain(a, v)
+		} else {
+			err = l.Add(v)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	if err := l.Close(); err != nil {
 		return err
 	}
-	if l.n == 0 && a.output == formatTable {
+	if len(w.handlers) == 0 && a.output == formatTable {
 		a.note("the configuration has no routes")
 	}
 	return nil
+}
+
+func (w *wired) verdict(i int, name string, e *queue.Event, p *queue.Payload) verdict {
+	v := verdict{Route: name, Conditions: w.routes.Explain(name, e, p)}
+	var err error
+	if v.Match, err = w.routes.Wants(name, e, p); err != nil {
+		v.Error = queue.Clean(err.Error())
+	}
+	if v.Match {
+		preview, err := w.handlers[i].Preview(queue.NewTask(e, p, name, 1))
+		if err != nil {
+			v.Refused = queue.Clean(err.Error())
+		} else {
+			v.Preview = &preview
+		}
+	}
+	return v
+}
+
+func (v verdict) matches() string {
+	switch {
+	case v.Error != "":
+		return "unknown"
+	case v.Match:
+		return "yes"
+	}
+	return "no"
 }
 
 // why names the conditions that did not hold, or those that did.
@@ -118,33 +216,94 @@ func (v verdict) why() string {
 	var told []string
 	for _, c := range v.Conditions {
 		if c.Held == v.Match {
-			told = append(told, fmt.Sprintf("%s: %s %s %s", c.Name, printable(c.Actual),
-				map[bool]string{true: "fits", false: "does not fit"}[c.Held], strings.Join(c.Wanted, ", ")))
+			told = append(told, condition(c))
 		}
 	}
 	return strings.Join(told, "; ")
 }
 
+func condition(c route.Predicate) string {
+	fits := map[bool]string{true: "fits", false: "does not fit"}[c.Held]
+	switch {
+	case c.Error != "":
+		return c.Name + ": " + string(c.Error)
+	case c.Name == "if":
+		return fmt.Sprintf("if: %s is %t", strings.Join(c.Wanted, " "), c.Held)
+	}
+	return fmt.Sprintf("%s: %s %s %s", c.Name, printable(c.Actual), fits, strings.Join(c.Wanted, ", "))
+}
+
+// does tells what a route that matches would do, in lines.
+func (v verdict) does() []string {
+	switch {
+	case v.Refused != "":
+		return []string{"nothing: a dead letter at once: " + string(v.Refused)}
+	case v.Preview == nil:
+		return nil
+	case v.Preview.Forward != nil:
+		f := v.Preview.Forward
+		lines := []string{fmt.Sprintf("%s %s, %s", f.Method, f.URL, humanize.Bytes(uint64(max(0, f.BodyBytes))))}
+		for _, name := range slices.Sorted(maps.Keys(f.Headers)) {
+			lines = append(lines, name+": "+f.Headers[name])
+		}
+		return lines
+	}
+	r := v.Preview.Run
+	words := make([]string, len(r.Command))
+	for i, w := range r.Command {
+		words[i] = config.ShellWord(w)
+	}
+	lines := []string{"run " + strings.Join(words, " ")}
+	if r.Dir != "" {
+		lines = append(lines, "in "+string(r.Dir))
+	}
+	return append(lines, "reading "+r.Stdin, "with "+strings.Join(r.Env, " "))
+}
+
+// explain prints a verdict as a paragraph.
+func explain(a *App, v verdict) error {
+	head := map[string]string{"yes": "matches", "no": "does not match", "unknown": "can't be told; it would become a dead letter"}
+	lines := []string{v.Route + " " + head[v.matches()]}
+	for _, c := range v.Conditions {
+		mark := map[bool]string{true: "+ ", false: "- "}[c.Held]
+		lines = append(lines, "  "+mark+condition(c))
+		for _, part := range c.Parts {
+			lines = append(lines, "      "+part.Text+" = "+part.Value)
+		}
+	}
+	for i, line := range v.does() {
+		if i == 0 {
+			line = "would " + line
+		}
+		lines = append(lines, "  "+strings.Repeat("  ", min(i, 1))+line)
+	}
+	for _, line := range lines {
+		if err := a.printLine("%s", queue.Printable(line)); err != nil {
+			return err
+		}
+	}
+	return a.printLine("")
+}
+
 // load finds the event: in the database, or in a file.
-func (o *routesTestOptions) load(ctx context.Context, a *App, w *wired) (*queue.Queue, *queue.Event, *queue.Payload, error) {
+func (o *routesTestOptions) load(ctx context.Context, a *App) (*queue.Event, *queue.Payload, error) {
 	if o.id == "" {
-		e, p, err := o.read(ctx, a)
-		return queue.New(nil, &w.queue, w.log), e, p, err
+		return o.read(ctx, a)
 	}
 	q, err := a.queue(ctx)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	id, err := q.Resolve(ctx, o.id)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	d, err := q.Show(ctx, id)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	p, err := q.Payload(ctx, id)
-	return q, &d.Event, p, err
+	return &d.Event, p, err
 }
 
 // read makes an event of a payload as the intake would of a delivery.
@@ -157,7 +316,7 @@ func (o *routesTestOptions) read(ctx context.Context, a *App) (*queue.Event, *qu
 	h.Set("Content-Type", "application/json")
 	h.Set(webhook.HeaderEvent, o.event)
 	h.Set(webhook.HeaderDelivery, "test")
-	e, p, err := webhook.Parse(webhook.Delivery{Source: source, Header: h, Body: body, ReceivedAt: queue.Now()})
+	e, p, err := webhook.Parse(webhook.Delivery{Source: config.GitHub, Header: h, Body: body, ReceivedAt: queue.Now()})
 	if err != nil {
 		return nil, nil, usagef("--payload %s with --event %s: %s", o.payload, o.event, err.Error())
 	}

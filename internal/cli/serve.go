@@ -25,18 +25,22 @@ func newServeCmd(a *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Receive webhooks and process them",
-		Long: `serve receives GitHub's webhooks at /webhooks/github of its listen address, stores
-each before it answers, and runs the commands of the routes that want it. The
-admin address answers /livez and /readyz.
+		Long: `serve receives GitHub's webhooks at /webhooks/github of its listen address, and at
+the paths of its sources, stores each before it answers, and runs what the routes
+that want it start. The admin address answers /livez and /readyz.
 
 It starts without any configuration: on the loopback, with a database in the
 state directory, which it creates, and with a random secret that it keeps beside
 it. Where the signature is not checked, anybody who reaches the port can start
 your commands.
 
-The first SIGINT, SIGTERM or SIGHUP drains: nothing more is claimed, what runs may
-end within drain_timeout, and webhooks are received until then. The second one
-kills what runs and stops at once; what ran then runs again later.`,
+SIGHUP reads the configuration again, all of it or, where anything is wrong, none:
+the old one stays then, and the log and orchestrate status say why. What runs goes
+on. listen, admin_listen, database and log.format take a restart.
+
+The first SIGINT or SIGTERM drains: nothing more is claimed, what runs may end
+within drain_timeout, and webhooks are received until then. The second one kills
+what runs and stops at once; what ran then runs again later.`,
 		Example: `  orchestrate serve
   orchestrate serve --config /etc/orchestrate/config.yaml
   orchestrate serve --listen :9000 --concurrency 20
@@ -56,6 +60,7 @@ kills what runs and stops at once; what ran then runs again later.`,
 
 // service is what serve runs.
 type service struct {
+	app           *App
 	o             *serveOptions
 	wired         *wired
 	store         queue.Store
@@ -67,13 +72,13 @@ type service struct {
 
 func runServe(ctx context.Context, a *App, o *serveOptions) error {
 	a.daemon = true
+	a.catchHangups()
 	w, err := a.wire()
 	if err != nil {
 		return err
 	}
-	s := &service{o: o, wired: w}
-	secrets, err := config.ResolveSecrets(w.config.Secrets)
-	if err != nil {
+	s := &service{app: a, o: o, wired: w}
+	if _, err := w.secrets(); err != nil { // before anything is opened
 		return err
 	}
 	if s.intake, err = listen(ctx, "listen", w.config.Listen); err != nil {
@@ -88,44 +93,53 @@ func runServe(ctx context.Context, a *App, o *serveOptions) error {
 		return err
 	}
 	s.store = a.store
-	src, err := s.source(ctx, secrets) // may make a secret, in the directory that the database has made
+	sources, err := s.sources(ctx, w) // may make a secret, in the directory that the database has made
 	if err != nil {
 		return err
 	}
 	s.server, err = server.New(server.Options{
-		Receiver: s.queue, Sources: []server.Source{src}, Ready: s.ready, Log: w.log,
+		Receiver: s.queue, Sources: sources, Ready: s.ready, Log: w.log,
 	})
 	if err != nil {
 		return err
 	}
+	w.warn(ctx)
 	if err := s.queue.WarnUnknownRoutes(ctx); err != nil {
 		return err
 	}
 	return s.run(ctx)
 }
 
-// source is where GitHub delivers, with the secrets that verify it.
-func (s *service) source(ctx context.Context, secrets []config.Secret) (server.Source, error) {
-	src := server.Source{Name: source, Path: sourcePath, Insecure: s.o.insecure}
+// sources are where deliveries come in, with the secrets that verify them.
+func (s *service) sources(ctx context.Context, w *wired) ([]server.Source, error) {
 	if s.o.insecure {
-		s.wired.log.WarnContext(ctx, "signatures are not checked: whoever reaches the port can start every command", "listen", s.wired.config.Listen)
-		return src, nil
+		w.log.WarnContext(ctx, "signatures are not checked: whoever reaches the port can start every command", "listen", w.config.Listen)
 	}
-	if len(secrets) == 0 {
+	secrets, err := w.secrets()
+	if err != nil {
+		return nil, err
+	}
+	if len(secrets[0]) == 0 && !s.o.insecure {
 		secret, err := s.keptSecret(ctx)
 		if err != nil {
-			return src, err
+			return nil, err
 		}
-		secrets = append(secrets, secret)
+		secrets[0] = []config.Secret{secret}
 	}
-	s.wired.redact.add(secrets...)
-	for _, secret := range secrets {
-		if why := secret.Warning(); why != "" {
-			s.wired.log.WarnContext(ctx, "weak secret", "reason", why)
+	sources := []server.Source{{Name: config.GitHub, Path: config.GitHubPath, Insecure: s.o.insecure}}
+	for _, src := range w.config.Sources {
+		sources = append(sources, server.Source{Name: src.Name, Path: src.Path, Insecure: s.o.insecure})
+	}
+	for i, all := range secrets {
+		w.redact.add(all...)
+		for _, secret := range all {
+			if why := secret.Warning(); why != "" {
+				w.log.WarnContext(ctx, "weak secret", "source", sources[i].Name, "reason", why)
+			}
+			sources[i].Secrets = append(sources[i].Secrets, secret.Bytes())
 		}
-		src.Secrets = append(src.Secrets, secret.Bytes())
 	}
-	return src, nil
+	return sources, nil
 }
 
 // keptSecret is the one beside the database, which the first start makes.
@@ -180,10 +194,7 @@ func (s *service) ready() error {
 	return s.store.CheckSchema(ctx)
 }
 
-const (
-	readyTimeout  = 2 * time.Second
-	watchInterval = 5 * time.Second // between looks at the schema, where no worker's heartbeat looks
-)
+const readyTimeout = 2 * time.Second
 
 // run serves until ctx ends or a part fails; the first part that ends stops
 // the others. Claims drain first, while webhooks are still received, and the
@@ -206,33 +217,30 @@ func (s *service) run(ctx context.Context) error {
 	}
 	adminEnded := part(func() error { return s.server.ServeAdmin(admin, s.admin) })
 	intakeEnded := part(func() error { return s.server.ServeIntake(intake, s.intake) })
-	workEnded := part(func() error { return s.work(ctx) })
-	s.wired.log.InfoContext(ctx, "ready", "url", "http://"+s.intake.Addr().String()+sourcePath, "admin", s.admin.Addr().String(),
-		"database", s.wired.config.Database, "routes", s.wired.queue.RouteNames(), "version", s.wired.version)
+	workEnded := part(func() error { return s.queue.Work(ctx, s.workerOptions()) })
+	reloadEnded := part(func() error { s.app.reloads(ctx, s.queue, s.follow); return nil })
+	s.wired.log.InfoContext(ctx, "ready", "url", "http://"+s.intake.Addr().String()+config.GitHubPath, "admin", s.admin.Addr().String(),
+		"database", s.wired.config.Database, "routes", s.wired.queue.RouteNames(), "containment", s.wired.containmentText(), "version", s.wired.version)
 	err := <-workEnded
+	err = errors.Join(err, <-reloadEnded)
 	stopIntake()
 	err = errors.Join(err, <-intakeEnded)
 	stopAdmin()
 	return errors.Join(err, <-adminEnded)
 }
 
-// work processes events, or only watches over the database.
-func (s *service) work(ctx context.Context) error {
-	if !s.o.noProcess {
-		return s.queue.Work(ctx, s.wired.workerOptions())
+// follow readies the sources of another configuration.
+func (s *service) follow(next *wired) (func() error, error) {
+	sources, err := s.sources(context.Background(), next)
+	return func() error { return s.server.SetSources(sources) }, err
+}
+
+// workerOptions are those of a worker, which claims nothing where others do the
+// work: it still shows that this process lives, and watches over the database.
+func (s *service) workerOptions() queue.WorkerOptions {
+	o := s.wired.workerOptions()
+	if s.o.noProcess {
+		o.Routes = []string{}
 	}
-	tick := time.NewTicker(watchInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.store.Broken():
-			return queue.ErrBroken
-		case <-tick.C:
-			if err := s.store.CheckSchema(ctx); errors.Is(err, queue.ErrSchema) {
-				return err
-			}
-		}
-	}
+	return o
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -17,8 +18,10 @@ func newStatusCmd(a *App) *cobra.Command {
 		Short: "Count jobs by route and state, and list the workers",
 		Long: `status counts the jobs of each route by their state, tells when the oldest one
 that waits is due, and lists the workers. One that is silent has not shown itself
-for longer than its lease: it may be dead, and another takes over its jobs. Jobs
-that wait for a route without a worker are told.`,
+for longer than its lease: it may be dead, and another takes over its jobs. One
+without slots only receives. CONFIG names the configuration that it follows, as
+config validate does, RELOADS counts how often it took another, and what it
+refused last is told. Jobs that wait for a route without a worker are told, too.`,
 		Example: `  orchestrate status
   orchestrate status -o json | jq '.routes[] | select(.dead_letter > 0)'`,
 		Args: args(0, 0, ""),
@@ -48,6 +51,11 @@ func runStatus(ctx context.Context, a *App) error {
 	if err := printWorkers(a, s, now); err != nil {
 		return err
 	}
+	for _, w := range s.Workers {
+		if w.Reloads.Error != "" {
+			a.note("worker %s refused its last reload: %s", printable(w.ID), printable(w.Reloads.Error))
+		}
+	}
 	for _, r := range s.Routes {
 		if n := r.Pending + r.Failed; n > 0 && !served(s.Workers, r.Route) {
 			a.note("no worker runs route %s: %s; start orchestrate serve or process, or see: orchestrate events cancel --help",
@@ -55,6 +63,13 @@ func runStatus(ctx context.Context, a *App) error {
 		}
 	}
 	return nil
+}
+
+func reloads(r queue.Reloads) string {
+	if r.Failed == 0 {
+		return itoa(int64(r.Count))
+	}
+	return fmt.Sprintf("%d, %d refused", r.Count, r.Failed)
 }
 
 func served(workers []queue.Worker, route string) bool {
@@ -87,8 +102,8 @@ func printWorkers(a *App, s queue.Stats, now queue.Time) error {
 	if err := a.printLine(""); err != nil {
 		return err
 	}
-	cols := columns("WORKER", "HOST", "PID", "VERSION", "SLOTS", a.timeColumn("UP", "STARTED"), "HEARTBEAT", "ROUTES")
-	cols[0].shrink, cols[1].shrink, cols[7].shrink = true, true, true
+	cols := columns("WORKER", "HOST", "PID", "VERSION", "SLOTS", a.timeColumn("UP", "STARTED"), "HEARTBEAT", "CONFIG", "RELOADS", "ROUTES")
+	cols[0].shrink, cols[1].shrink, cols[9].shrink = true, true, true
 	l := newList(a, cols, func(w queue.Worker) []string {
 		beat := a.when(w.HeartbeatAt, now)
 		if w.Silent {
@@ -96,7 +111,7 @@ func printWorkers(a *App, s queue.Stats, now queue.Time) error {
 		}
 		return []string{
 			string(w.ID), w.Host, itoa(int64(w.PID)), w.Version, itoa(int64(w.Slots)), a.when(w.StartedAt, now),
-			beat, strings.Join(w.Routes, ", "),
+			beat, string(w.ConfigHash), reloads(w.Reloads), strings.Join(w.Routes, ", "),
 		}
 	})
 	for _, w := range s.Workers {

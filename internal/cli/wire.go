@@ -8,8 +8,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,12 +21,6 @@ import (
 	"orchestrate/internal/queue"
 	"orchestrate/internal/route"
 	"orchestrate/internal/store"
-)
-
-// Where deliveries of GitHub's come in.
-const (
-	source     = "github"
-	sourcePath = "/webhooks/github"
 )
 
 // keyAnnotation marks a flag that sets a key of the configuration.
@@ -62,15 +57,23 @@ func (a *App) loadConfig() (*config.Config, error) {
 	return config.Load(config.Options{File: a.config, Flags: a.configFlags()})
 }
 
-// wired is the configuration with the parts that it asks for.
+// wired is a configuration with the parts that it asks for.
 type wired struct {
 	config   *config.Config
 	queue    queue.Config
-	matchers []*route.Matcher // of the routes, in their order
-	log      *slog.Logger
-	redact   *redactor // for the secrets that this process holds
-	version  string
-	commands *handler.Running
+	routes   *route.Table
+	handlers []handler.Handler // of the routes, in their order
+	base
+}
+
+// base is what every configuration of a process shares.
+type base struct {
+	log         *slog.Logger
+	level       *slog.LevelVar
+	redact      *redactor // for the secrets that this process holds
+	version     string
+	commands    *handler.Running
+	containment *handler.Containment // of a daemon's commands
 }
 
 // wire loads the configuration and compiles its routes, once. Nothing is
@@ -83,64 +86,186 @@ func (a *App) wire() (*wired, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &wired{
-		config: c, version: readVersion(a.Version).Version, redact: &redactor{}, commands: &a.commands,
-		queue: queue.Config{
-			RequeueDead: c.OnRedelivery == config.RequeueDead, Hash: c.Hash,
-			Sizes: queue.Sizes{
-				Concurrency: c.Processor.Concurrency, BatchSize: c.Processor.BatchSize, PollInterval: c.Processor.PollInterval,
-				DrainTimeout: max(c.DrainTimeout, 1), // 0 would be the default
-			},
-		},
-	}
-	if w.log, err = a.logger(c, w.redact); err != nil {
+	b := base{level: &slog.LevelVar{}, redact: &redactor{}, version: readVersion(a.Version).Version, commands: &a.commands}
+	if b.log, err = a.logger(c, b.level, b.redact); err != nil {
 		return nil, err
 	}
-	for i, r := range c.Routes {
-		compiled, m, err := w.compile(r)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %s: route %q: %w", config.ErrInvalid, c.Where(fmt.Sprintf("routes[%d]", i), 0, 0), r.Name, err)
-		}
-		w.queue.Routes = append(w.queue.Routes, compiled)
-		w.matchers = append(w.matchers, m)
+	if a.daemon {
+		slog.SetDefault(b.log) // what net/http has to say goes through log
+		b.containment = handler.DetectContainment()
 	}
-	w.queue.Matcher = byName{w.queue.RouteNames(), w.matchers}
-	a.wired = w
+	a.wired, err = b.compile(c, a.daemon || a.live)
+	return a.wired, err
+}
+
+// compile makes routes of a configuration; live are those that are to run, for
+// which secrets must be there, and directories. The error tells every mistake,
+// each with its place.
+func (b base) compile(c *config.Config, live bool) (*wired, error) {
+	w := &wired{config: c, base: b, queue: queue.Config{
+		RequeueDead: c.OnRedelivery == config.RequeueDead, Hash: c.Hash,
+		Sizes: queue.Sizes{
+			Concurrency: c.Processor.Concurrency, BatchSize: c.Processor.BatchSize, PollInterval: c.Processor.PollInterval,
+			DrainTimeout: max(c.DrainTimeout, 1), // 0 would be the default
+		},
+	}}
+	specs := make([]route.Spec, len(c.Routes))
+	for i, r := range c.Routes {
+		specs[i] = route.Spec{Name: r.Name, On: r.On, Filter: route.Filter(r.Filter), If: r.If}
+	}
+	var err error
+	var errs []error
+	w.routes, err = route.Compile(specs)
+	for _, err := range parts(err) {
+		var of *route.RouteError
+		if errors.As(err, &of) {
+			errs = append(errs, located(c, of.Index, of.Err))
+		}
+	}
+	for i, r := range c.Routes {
+		h, err := w.handler(r, live)
+		for _, err := range parts(err) {
+			errs = append(errs, located(c, i, err))
+		}
+		w.handlers = append(w.handlers, h)
+		w.queue.Routes = append(w.queue.Routes, queue.Route{
+			Name: r.Name, Handler: h, Concurrency: r.Concurrency, Retry: retryPolicy(r.Retry),
+		})
+	}
+	if len(errs) > 0 {
+		return nil, fmt.Errorf("%w: %w", config.ErrInvalid, errors.Join(errs...))
+	}
+	w.queue.Matcher = w.routes
 	return w, nil
 }
 
-type byName struct {
-	names    []string
-	matchers []*route.Matcher
-}
-
-func (t byName) Match(e *queue.Event, p *queue.Payload) (all []queue.Match) {
-	for i, m := range t.matchers {
-		if ok, err := m.Match(e, p); ok || err != nil {
-			all = append(all, queue.Match{Route: t.names[i], Err: err})
-		}
+// parts are the errors that were joined, and joined again.
+func parts(err error) []error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // one that was wrapped is a part
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, err := range joined.Unwrap() {
+		all = append(all, parts(err)...)
 	}
 	return all
 }
 
-func (t byName) Wants(name string, e *queue.Event, p *queue.Payload) (bool, error) {
-	return t.matchers[slices.Index(t.names, name)].Match(e, p)
+// located is an error of a route with the place in the file that it is about.
+func located(c *config.Config, i int, err error) error {
+	path, line, column := fmt.Sprintf("routes[%d]", i), 0, 0
+	var at *queue.FieldError
+	if errors.As(err, &at) {
+		path, line, column, err = path+"."+at.Field, at.Line, at.Column, fmt.Errorf("%s: %w", at.Field, at.Err)
+	}
+	return fmt.Errorf("%s: route %s: %w", c.Where(path, line, column), c.Routes[i].Name, err)
 }
 
-func (w *wired) compile(r config.Route) (queue.Route, *route.Matcher, error) {
-	m, err := route.Compile(route.Spec{On: r.On, Filter: route.Filter{Repository: r.Filter.Repository}})
-	if err != nil {
-		return queue.Route{}, nil, err
+func (w *wired) handler(r config.Route, live bool) (handler.Handler, error) {
+	if r.Forward != nil {
+		return w.forward(r.Forward, live)
 	}
-	h, err := handler.NewRun(handler.Run{
-		Command: r.Run.Command, Dir: r.Run.Dir, Env: r.Run.Env, PassEnv: r.Run.PassEnv,
-		Secrets: w.config.SecretVariables(), Timeout: r.Run.Timeout, Grace: max(r.Run.Grace, 1), // 0 would be the default
-		Running: w.commands,
+	return handler.NewRun(handler.Run{
+		Command: r.Run.Command, AllowLeadingDash: r.Run.AllowLeadingDash, Stdin: r.Run.Stdin,
+		Dir: r.Run.Dir, CheckDir: live, Env: r.Run.Env, PassEnv: r.Run.PassEnv, Secrets: w.config.SecretVariables(),
+		ExitCodes: handler.ExitCodes(r.Run.ExitCodes),
+		Timeout:   r.Run.Timeout, Grace: max(r.Run.Grace, 1), // 0 would be the default
+		Running: w.commands, Containment: w.containment,
 	}, w.attemptsPath(), w.log)
-	if err != nil {
-		return queue.Route{}, nil, fmt.Errorf("run: %w", err)
+}
+
+// forward reads the secrets that a forward needs only where it is to run: an
+// operator's shell may not have them.
+func (w *wired) forward(f *config.Forward, live bool) (handler.Handler, error) {
+	var errs []error
+	resolve := func(field, ref string) []byte {
+		if !live || !config.IsReference(ref) {
+			return nil
+		}
+		secret, err := config.ResolveSecret(ref)
+		if err != nil {
+			errs = append(errs, &queue.FieldError{Field: field, Err: err})
+			return nil
+		}
+		w.redact.add(secret)
+		return secret.Bytes()
 	}
-	return queue.Route{Name: r.Name, Handler: h, Concurrency: r.Concurrency, Retry: retryPolicy(r.Retry)}, m, nil
+	spec := handler.Forward{
+		URL: f.URL, Secret: resolve("forward.secret", f.Secret), SecretFrom: f.Secret, Timeout: f.Timeout,
+		AllowPrivate: f.AllowPrivate, Headers: map[string]handler.ForwardHeader{},
+	}
+	for name, value := range f.Headers {
+		h := handler.ForwardHeader{Value: value}
+		if config.IsReference(value) {
+			h = handler.ForwardHeader{Value: string(resolve("forward.headers."+name, value)), From: value}
+		}
+		spec.Headers[name] = h
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return handler.NewForward(spec, w.log)
+}
+
+// secrets are those of the sources, GitHub's first.
+func (w *wired) secrets() ([][]config.Secret, error) {
+	all := make([][]config.Secret, 1+len(w.config.Sources))
+	var errs []error
+	resolve := func(i int, refs []string) {
+		var err error
+		all[i], err = config.ResolveSecrets(refs)
+		errs = append(errs, err)
+	}
+	resolve(0, w.config.Secrets)
+	for i, s := range w.config.Sources {
+		resolve(i+1, s.Secrets)
+	}
+	return all, errors.Join(errs...)
+}
+
+// warnings tells what is odd in a configuration, though it may be meant.
+func (w *wired) warnings() []string {
+	var all []string
+	index := map[string]int{}
+	for i, r := range w.config.Routes {
+		index[r.Name] = i
+		if r.Run == nil {
+			continue
+		}
+		program := r.Run.Command[0]
+		if strings.Contains(program, "/") && !filepath.IsAbs(program) {
+			program = filepath.Join(r.Run.Dir, program)
+		}
+		if _, err := exec.LookPath(program); err != nil {
+			err = &queue.FieldError{Field: "run.command[0]", Err: fmt.Errorf("%w; attempts fail until it is there", err)}
+			all = append(all, located(w.config, i, err).Error())
+		}
+	}
+	for _, odd := range w.routes.Warnings() {
+		err := &queue.FieldError{Field: odd.Field, Err: errors.New(odd.Text)}
+		all = append(all, located(w.config, index[odd.Route], err).Error())
+	}
+	return all
+}
+
+// warn logs what is odd.
+func (w *wired) warn(ctx context.Context) {
+	for _, text := range w.warnings() {
+		w.log.WarnContext(ctx, "odd in the configuration", "what", text)
+	}
+}
+
+// containmentText says what ends together with a command, and why it is no
+// more.
+func (w *wired) containmentText() string {
+	if why := w.containment.Why(); why != "" {
+		return w.containment.String() + ": " + why
+	}
+	return w.containment.String()
 }
 
 // attemptsPath is where running attempts keep their files: beside the database,
@@ -165,21 +290,31 @@ func retryPolicy(r config.Retry) queue.Retry {
 // logger is what the service of a command logs to. What an operator's verb
 // does is told by its result, so that of those only warnings are logged, in the
 // form that its other messages have.
-func (a *App) logger(c *config.Config, r *redactor) (*slog.Logger, error) {
-	level, format := "warn", "text"
+func (a *App) logger(c *config.Config, level *slog.LevelVar, r *redactor) (*slog.Logger, error) {
+	level.Set(a.logLevel(c))
+	format := "text"
 	switch {
 	case a.daemon:
-		level, format = c.Log.Level, c.Log.Format
+		format = c.Log.Format
 	case a.output != formatTable:
 		format = "json"
 	}
+	return newLogger(a.Err, logOptions{
+		format: format, terminal: a.ErrTTY, colour: a.color.wanted(a.ErrTTY, a.Getenv), least: level, redactor: r,
+	})
+}
+
+func (a *App) logLevel(c *config.Config) slog.Level {
+	level := slog.LevelWarn
 	switch {
 	case a.verbose:
-		level = "debug"
+		level = slog.LevelDebug
 	case a.quiet:
-		level = "error"
+		level = slog.LevelError
+	case a.daemon:
+		must(level.UnmarshalText([]byte(c.Log.Level))) // the configuration knows the same words
 	}
-	return newLogger(a.Err, format, level, a.ErrTTY, r)
+	return level
 }
 
 // storeOptions says which database a command opens. They read the
@@ -190,7 +325,7 @@ func (a *App) storeOptions() (store.Options, error) {
 	if err != nil {
 		return store.Options{}, err
 	}
-	log, err := a.logger(c, nil)
+	log, err := a.logger(c, &slog.LevelVar{}, nil)
 	return a.storeOptionsOf(c, log), err
 }
 

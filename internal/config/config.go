@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -27,6 +28,7 @@ type Config struct {
 	Hash string `json:"-"` // names this configuration: 12 hex digits
 
 	origins   map[string]string // where each scalar comes from, by key
+	values    map[string]string // and what it is, as text
 	positions map[string]position
 
 	Listen       string
@@ -95,6 +97,25 @@ const (
 	GitHubPath = "/webhooks/github"
 )
 
+// Source finds a source by name, but for GitHub; nil if there is none.
+func (c *Config) Source(name string) *Source {
+	for i := range c.Sources {
+		if c.Sources[i].Name == name {
+			return &c.Sources[i]
+		}
+	}
+	return nil
+}
+
+// SourceNames lists the sources, GitHub first.
+func (c *Config) SourceNames() []string {
+	names := []string{GitHub}
+	for _, s := range c.Sources {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
 // Route says which events start which handler: one of Run and Forward is set.
 type Route struct {
 	Name        string
@@ -109,16 +130,10 @@ type Route struct {
 
 // Filter narrows a route; what is empty lets everything pass.
 type Filter struct {
-	Repository        []string
-	BaseBranch        []string
-	SkipForks         bool
-	Labels            []string
-	Author            []string
-	Paths             []string
-	Conclusion        []string
-	AuthorAssociation []string
-	SenderType        []string
-	Draft             *bool
+	Repository, BaseBranch, Labels, Author, Paths []string
+	Conclusion, AuthorAssociation, SenderType     []string
+	SkipForks                                     bool
+	Draft                                         *bool
 }
 
 // Run starts a command.
@@ -160,6 +175,7 @@ const (
 // Options says where a configuration comes from, besides the environment.
 type Options struct {
 	File  string                 // --config; "": ORCHESTRATE_CONFIG, or the usual places
+	None  bool                   // no file is read
 	Flags map[string]*pflag.Flag // by key; one that was not given is not looked at
 }
 
@@ -168,7 +184,10 @@ type Options struct {
 func Load(o Options) (*Config, error) { return load(o, systemFile) }
 
 func load(o Options, system string) (*Config, error) {
-	path, err := find(o.File, system)
+	path, err := "", error(nil)
+	if !o.None {
+		path, err = find(o.File, system)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
@@ -200,7 +219,7 @@ type loader struct {
 func newLoader(file string, text []byte) *loader {
 	l := &loader{
 		reader: reader{file: file, text: bytes.Split(text, []byte("\n")), positions: map[string]position{}},
-		c:      Config{File: file, origins: map[string]string{}}, lines: map[string]int{}, scalars: map[string]any{},
+		c:      Config{File: file, origins: map[string]string{}, values: map[string]string{}}, lines: map[string]int{}, scalars: map[string]any{},
 	}
 	l.c.positions = l.positions
 	return l
@@ -248,7 +267,7 @@ func (l *loader) resolve(flags map[string]*pflag.Flag) {
 			l.fail(v.BindPFlag(k.Name, f))
 		}
 		origin := l.origin(k, f)
-		l.c.origins[k.Name] = cmp.Or(origin, "default")
+		l.c.origins[k.Name], l.c.values[k.Name] = cmp.Or(strings.TrimSuffix(origin, ": "+k.Name), "default"), v.GetString(k.Name)
 		if origin == "" && k.Default == "" {
 			continue
 		}

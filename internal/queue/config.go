@@ -97,6 +97,11 @@ type Task struct {
 	Key     string // idempotency key: the same on every attempt and replay
 }
 
+// NewTask is what a handler gets for an attempt.
+func NewTask(e *Event, p *Payload, route string, attempt int64) *Task {
+	return &Task{Event: e, Payload: p, Route: route, Attempt: attempt, Key: e.Source + "/" + e.DeliveryID + "/" + route}
+}
+
 // Retry is what follows a failure.
 type Retry struct {
 	Max int // retries after the first attempt; copied into a job at receipt

@@ -501,10 +501,7 @@ func (w *worker) perform(ctx context.Context, j Job, cfg *Config, log **slog.Log
 			return Result{}, errSkip
 		}
 	}
-	res, err := w.q.handle(ctx, cfg.Route(j.Route).Handler, &Task{
-		Event: e, Payload: p, Route: j.Route, Attempt: j.Seq,
-		Key: e.Source + "/" + e.DeliveryID + "/" + j.Route,
-	})
+	res, err := w.q.handle(ctx, cfg.Route(j.Route).Handler, NewTask(e, p, j.Route, j.Seq))
 	return res, interrupted(ctx, err)
 }
 

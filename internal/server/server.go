@@ -138,7 +138,10 @@ func New(o Options) (*Server, error) {
 		refusals: refusals{log: o.Log, lines: l.Log},
 	}
 	s.memory.free.Store(l.Memory)
-	return s, s.SetSources(o.Sources)
+	if err := s.SetSources(o.Sources); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // SetSources replaces the sources; deliveries that have begun keep theirs. When

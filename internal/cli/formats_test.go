@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"orchestrate/internal/config"
 	"orchestrate/internal/queue"
 )
 
@@ -207,6 +209,26 @@ func TestColourWanted(t *testing.T) {
 		}
 		if got := tt.mode.wanted(tt.terminal, func(name string) string { return env[name] }); got != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestColourOfTheLog(t *testing.T) {
+	for _, tt := range []struct {
+		mode     colorMode
+		terminal bool
+		want     bool
+	}{{colorAlways, false, true}, {colorNever, true, false}, {colorAuto, true, true}, {colorAuto, false, false}} {
+		var b bytes.Buffer
+		a := &App{Err: &b, ErrTTY: tt.terminal, output: formatTable, color: tt.mode, Getenv: func(string) string { return "" }}
+		var level slog.LevelVar
+		log, err := a.logger(&config.Config{}, &level, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Warn("lease is late")
+		if got := strings.Contains(b.String(), "\x1b["); got != tt.want {
+			t.Errorf("%s, terminal: %v: %q, want colour: %v", tt.mode, tt.terminal, b.String(), tt.want)
 		}
 	}
 }

@@ -68,7 +68,7 @@ func TestHangupReloads(t *testing.T) {
 	worker.hangup()
 	p.eventually("both have reloaded", func() bool {
 		w := p.stats().Workers
-		return w[0].Reloads.Count == 1 && w[1].Reloads.Count == 1 && w[0].ConfigHash == w[1].ConfigHash && len(w[0].Routes) == 2
+		return w[0].ReloadCount == 1 && w[1].ReloadCount == 1 && w[0].ConfigHash == w[1].ConfigHash && len(w[0].Routes) == 2
 	})
 	p.run("events", "send", "issues")
 	p.eventually("the new route runs", func() bool {
@@ -140,7 +140,7 @@ func TestReloadedSecrets(t *testing.T) {
 		return strings.Replace(s, `["env:TEST_SECRET"]`, fmt.Sprintf("[%q]\nsources: [{name: acme, path: /hooks/acme, secrets: [\"env:TEST_SECRET\"]}]", "file:"+secret), 1)
 	})
 	d.hangup()
-	p.eventually("it has reloaded", func() bool { return p.stats().Workers[0].Reloads.Count == 1 })
+	p.eventually("it has reloaded", func() bool { return p.stats().Workers[0].ReloadCount == 1 })
 	if status, _, err := p.post(delivery{id: "old", event: "ping", body: []byte("{}")}); status != http.StatusUnauthorized || err != nil {
 		t.Errorf("the old secret: %d, %v; want 401", status, err)
 	}
@@ -194,7 +194,7 @@ func TestReloadUnderLoadDropsNothing(t *testing.T) {
 			return head + "#more\n" + extra
 		})
 		d.hangup()
-		p.eventually("it has reloaded", func() bool { return p.stats().Workers[0].Reloads.Count == i+1 })
+		p.eventually("it has reloaded", func() bool { return p.stats().Workers[0].ReloadCount == i+1 })
 	}
 	close(stop)
 	wg.Wait()

@@ -107,16 +107,15 @@ func runConfigShow(a *App, origins bool) error {
 		return err
 	}
 	if !origins {
-		switch a.output {
-		case formatTable:
+		switch {
+		case a.output == formatTable:
 			a.output = formatYAML
-		case formatName, formatTSV:
+		case !a.documents():
 			return usagef("-o %s lists keys, so it goes with --origins", a.output)
 		}
 		return a.printJSON(c.Show())
 	}
-	cols := columns("KEY", "VALUE", "ORIGIN")
-	cols[1].shrink = true
+	cols := narrow(columns("KEY", "VALUE", "ORIGIN"), "VALUE")
 	l := newList(a, cols, func(s config.Setting) []string {
 		return []string{s.Key, strings.Join(strings.Fields(s.Value), " "), s.Origin}
 	})

@@ -44,11 +44,8 @@ func runRoutesList(a *App) error {
 	if err != nil {
 		return err
 	}
-	cols := columns("ROUTE", "ON", "FILTER", "DOES", "IF", "AT ONCE", "TIMEOUT", "RETRIES")
-	cols[1].shrink, cols[2].shrink, cols[3].shrink = true, true, true
-	for i := 4; i < len(cols); i++ {
-		cols[i].wide = true
-	}
+	cols := columns("ROUTE", "ON", "FILTER", "DOES", "IF", "AT_ONCE", "TIMEOUT", "RETRIES")
+	cols = onlyWide(narrow(cols, "ON", "FILTER", "DOES"), "IF", "AT_ONCE", "TIMEOUT", "RETRIES")
 	l := newList(a, cols, func(r config.ShownRoute) []string {
 		does, timeout := "", ""
 		if r.Run != nil {
@@ -156,8 +153,7 @@ func runRoutesTest(ctx context.Context, a *App, o *routesTestOptions) error {
 	if err != nil {
 		return err
 	}
-	cols := columns("ROUTE", "MATCH", "WHY", "DOES")
-	cols[2].shrink, cols[3].wide = true, true
+	cols := onlyWide(narrow(columns("ROUTE", "MATCH", "WHY", "DOES"), "WHY"), "DOES")
 	l := newList(a, cols, func(v verdict) []string {
 		return []string{v.Route, v.matches(), v.why(), strings.Join(v.does(), "; ")}
 	})

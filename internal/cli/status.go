@@ -52,8 +52,8 @@ func runStatus(ctx context.Context, a *App) error {
 		return err
 	}
 	for _, w := range s.Workers {
-		if w.Reloads.Error != "" {
-			a.note("worker %s refused its last reload: %s", printable(w.ID), printable(w.Reloads.Error))
+		if w.ReloadError != "" {
+			a.note("worker %s refused its last reload: %s", printable(w.ID), printable(w.ReloadError))
 		}
 	}
 	for _, r := range s.Routes {
@@ -66,10 +66,10 @@ func runStatus(ctx context.Context, a *App) error {
 }
 
 func reloads(r queue.Reloads) string {
-	if r.Failed == 0 {
-		return itoa(int64(r.Count))
+	if r.ReloadsFailed == 0 {
+		return itoa(int64(r.ReloadCount))
 	}
-	return fmt.Sprintf("%d, %d refused", r.Count, r.Failed)
+	return fmt.Sprintf("%d, %d refused", r.ReloadCount, r.ReloadsFailed)
 }
 
 func served(workers []queue.Worker, route string) bool {
@@ -80,7 +80,7 @@ func printRoutes(a *App, routes []queue.RouteStats, now queue.Time) error {
 	if len(routes) == 0 {
 		return a.printLine("no jobs")
 	}
-	cols := columns("ROUTE", "PENDING", "PROCESSING", "FAILED", "DEAD_LETTER", "COMPLETED", a.timeColumn("DUE", "OLDEST_DUE"))
+	cols := narrow(columns("ROUTE", "PENDING", "PROCESSING", "FAILED", "DEAD_LETTER", "COMPLETED", a.timeColumn("DUE", "OLDEST_DUE")), "ROUTE")
 	l := newList(a, cols, func(r queue.RouteStats) []string {
 		return []string{
 			r.Route, itoa(r.Pending), itoa(r.Processing), itoa(r.Failed), itoa(r.DeadLetter), itoa(r.Completed),
@@ -102,8 +102,7 @@ func printWorkers(a *App, s queue.Stats, now queue.Time) error {
 	if err := a.printLine(""); err != nil {
 		return err
 	}
-	cols := columns("WORKER", "HOST", "PID", "VERSION", "SLOTS", a.timeColumn("UP", "STARTED"), "HEARTBEAT", "CONFIG", "RELOADS", "ROUTES")
-	cols[0].shrink, cols[1].shrink, cols[9].shrink = true, true, true
+	cols := narrow(columns("WORKER", "HOST", "PID", "VERSION", "SLOTS", a.timeColumn("UP", "STARTED"), "HEARTBEAT", "CONFIG", "RELOADS", "ROUTES"), "WORKER", "HOST", "ROUTES")
 	l := newList(a, cols, func(w queue.Worker) []string {
 		beat := a.when(w.HeartbeatAt, now)
 		if w.Silent {

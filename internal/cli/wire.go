@@ -144,7 +144,7 @@ func parts(err error) []error {
 	if err == nil {
 		return nil
 	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // one that was wrapped is a part
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{err}
 	}
@@ -296,7 +296,7 @@ func (a *App) logger(c *config.Config, level *slog.LevelVar, r *redactor) (*slog
 	switch {
 	case a.daemon:
 		format = c.Log.Format
-	case a.output != formatTable:
+	case a.documents():
 		format = "json"
 	}
 	return newLogger(a.Err, logOptions{

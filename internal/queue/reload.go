@@ -5,9 +5,9 @@ import "context"
 // Reloads tells what became of the tries to replace the configuration of a
 // process while it runs.
 type Reloads struct {
-	Count  int  `json:"reloads"`        // that succeeded
-	Failed int  `json:"reloads_failed"` // that left everything as it was
-	Error  Text `json:"reload_error"`   // why the last one failed; absent if it succeeded
+	ReloadCount   int  `json:"reloads"`        // that succeeded
+	ReloadsFailed int  `json:"reloads_failed"` // that left everything as it was
+	ReloadError   Text `json:"reload_error"`   // why the last one failed; absent if it succeeded
 }
 
 // Reload replaces the configuration. Deliveries and claims that are under way
@@ -16,7 +16,7 @@ type Reloads struct {
 func (q *Queue) Reload(ctx context.Context, cfg *Config) {
 	old := q.cfg.Swap(cfg)
 	r := q.countReload("")
-	q.log.InfoContext(ctx, "reloaded", "config", cfg.Hash, "before", old.Hash, "routes", cfg.RouteNames(), "reloads", r.Count)
+	q.log.InfoContext(ctx, "reloaded", "config", cfg.Hash, "before", old.Hash, "routes", cfg.RouteNames(), "reloads", r.ReloadCount)
 	q.Wake()
 }
 
@@ -24,18 +24,18 @@ func (q *Queue) Reload(ctx context.Context, cfg *Config) {
 func (q *Queue) RefuseReload(ctx context.Context, why error) {
 	r := q.countReload(Clean(why.Error()))
 	q.log.ErrorContext(ctx, "reload refused: the old configuration stays", "config", q.cfg.Load().Hash,
-		"error", why.Error(), "reloads_failed", r.Failed)
+		"error", why.Error(), "reloads_failed", r.ReloadsFailed)
 }
 
 func (q *Queue) countReload(why Text) Reloads {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if why == "" {
-		q.reloads.Count++
+		q.reloads.ReloadCount++
 	} else {
-		q.reloads.Failed++
+		q.reloads.ReloadsFailed++
 	}
-	q.reloads.Error = why
+	q.reloads.ReloadError = why
 	signal(q.reloaded)
 	return q.reloads
 }

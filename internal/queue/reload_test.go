@@ -45,7 +45,7 @@ func TestReload(t *testing.T) {
 		pass(time.Millisecond)
 		w := b.worker()
 		got := []any{w.ConfigHash, w.Routes, w.Slots, w.Reloads}
-		if diff := cmp.Diff([]any{queue.Text("next"), []string{"r", "new"}, 7, queue.Reloads{Count: 1}}, got); diff != "" {
+		if diff := cmp.Diff([]any{queue.Text("next"), []string{"r", "new"}, 7, queue.Reloads{ReloadCount: 1}}, got); diff != "" {
 			t.Errorf("the worker's row (-want +got):\n%s", diff)
 		}
 		pass(2 * time.Minute)
@@ -74,12 +74,12 @@ func TestRefusedReloadIsShown(t *testing.T) {
 		pass(time.Second)
 		b.RefuseReload(t.Context(), errors.New("config.yaml:3: no"))
 		pass(time.Millisecond)
-		if got, want := b.worker().Reloads, (queue.Reloads{Failed: 1, Error: "config.yaml:3: no"}); got != want {
+		if got, want := b.worker().Reloads, (queue.Reloads{ReloadsFailed: 1, ReloadError: "config.yaml:3: no"}); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 		b.Reload(t.Context(), &queue.Config{Routes: b.routes, Matcher: always(b.routes), Hash: "test"})
 		pass(time.Millisecond)
-		if got, want := b.worker().Reloads, (queue.Reloads{Count: 1, Failed: 1}); got != want {
+		if got, want := b.worker().Reloads, (queue.Reloads{ReloadCount: 1, ReloadsFailed: 1}); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	}, route("r", succeeds))

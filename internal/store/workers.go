@@ -30,7 +30,7 @@ func register(ctx context.Context, q querier, w queue.Worker, earlier queue.Text
 	_, err = exec(ctx, q, `INSERT INTO workers (id, host, pid, version, routes, slots, started_at, beat, heartbeat_at,
 			config_hash, reloads, reloads_failed, reload_error)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $7, $8, $9, $10, $11)`,
-		w.ID, w.Host, w.PID, w.Version, routes, w.Slots, w.StartedAt, w.ConfigHash, w.Reloads.Count, w.Reloads.Failed, w.Reloads.Error)
+		w.ID, w.Host, w.PID, w.Version, routes, w.Slots, w.StartedAt, w.ConfigHash, w.ReloadCount, w.ReloadsFailed, w.ReloadError)
 	if err != nil {
 		return fmt.Errorf("register worker %s: %w", w.ID, err)
 	}
@@ -48,7 +48,7 @@ func (s *SQLite) Heartbeat(ctx context.Context, w queue.Worker) ([]queue.Job, er
 	return write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) ([]queue.Job, error) {
 		n, err := exec(ctx, q, `UPDATE workers SET beat = beat + 1, heartbeat_at = $2, routes = $3, slots = $4,
 			config_hash = $5, reloads = $6, reloads_failed = $7, reload_error = $8 WHERE id = $1`,
-			w.ID, w.HeartbeatAt, routes, w.Slots, w.ConfigHash, w.Reloads.Count, w.Reloads.Failed, w.Reloads.Error)
+			w.ID, w.HeartbeatAt, routes, w.Slots, w.ConfigHash, w.ReloadCount, w.ReloadsFailed, w.ReloadError)
 		if err != nil {
 			return nil, err
 		}
@@ -90,7 +90,7 @@ func (s *SQLite) Workers(ctx context.Context) ([]queue.Worker, error) {
 		FROM workers ORDER BY id`, nil, func(rows *sql.Rows, w *queue.Worker) error {
 		var routes []byte
 		err := rows.Scan(&w.ID, &w.Host, &w.PID, &w.Version, &routes, &w.Slots, &w.StartedAt, &w.Beat, &w.HeartbeatAt,
-			&w.ConfigHash, &w.Reloads.Count, &w.Reloads.Failed, &w.Reloads.Error)
+			&w.ConfigHash, &w.ReloadCount, &w.ReloadsFailed, &w.ReloadError)
 		if err != nil {
 			return err
 		}

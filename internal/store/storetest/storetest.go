@@ -435,7 +435,7 @@ func heartbeatTellsHeld(t *testing.T, f *fixture) {
 	j := f.claim(t, w, "a", 1)[0]
 	now := queue.Worker{
 		ID: w, Routes: []string{"b", "c"}, Slots: 7, HeartbeatAt: f.now + 5, ConfigHash: "abc",
-		Reloads: queue.Reloads{Count: 2, Failed: 1, Error: "no such word"},
+		Reloads: queue.Reloads{ReloadCount: 2, ReloadsFailed: 1, ReloadError: "no such word"},
 	}
 	held, err := f.Heartbeat(t.Context(), now)
 	check(t, err)

@@ -155,7 +155,8 @@ func runRoutesTest(ctx context.Context, a *App, o *routesTestOptions) error {
 	}
 	cols := onlyWide(narrow(columns("ROUTE", "MATCH", "WHY", "DOES"), "WHY"), "DOES")
 	l := newList(a, cols, func(v verdict) []string {
-		return []string{v.Route, v.matches(), v.why(), strings.Join(v.does(), "; ")}
+		does := append(v.does(), "")
+		return []string{v.Route, v.matches(), v.why(), does[0]}
 	})
 	for i, name := range w.queue.RouteNames() {
 		v := w.verdict(i, name, e, p)
@@ -222,7 +223,7 @@ func condition(c route.Predicate) string {
 	fits := map[bool]string{true: "fits", false: "does not fit"}[c.Held]
 	switch {
 	case c.Error != "":
-		return c.Name + ": " + string(c.Error)
+		return c.Name + ": " + strings.TrimPrefix(string(c.Error), c.Name+": ")
 	case c.Name == "if":
 		return fmt.Sprintf("if: %s is %t", strings.Join(c.Wanted, " "), c.Held)
 	}
@@ -253,8 +254,16 @@ func (v verdict) does() []string {
 	if r.Dir != "" {
 		lines = append(lines, "in "+string(r.Dir))
 	}
-	return append(lines, "reading "+r.Stdin, "with "+strings.Join(r.Env, " "))
+	reads := r.Stdin
+	if strings.Contains(reads, "\n") || len(reads) > maxStdinLine {
+		reads = fmt.Sprintf("%s: %s", humanize.Bytes(uint64(len(reads))), queue.Cut(queue.Printable(reads), maxStdinLine))
+	}
+	return append(lines, "reading "+reads, "with "+strings.Join(r.Env, " "))
 }
+
+// maxStdinLine is how much of a standard input is shown, in bytes; JSON has all
+// of it.
+const maxStdinLine = 200
 
 // explain prints a verdict as a paragraph.
 func explain(a *App, v verdict) error {

@@ -201,7 +201,7 @@ func page(a *App, d *queue.Detail, allOutput bool) error {
 	if d.PurgedAt != 0 {
 		return a.printLine("\nIts payload, jobs and attempts are gone; the delivery id is remembered.")
 	}
-	if err := pageJobs(a, d.Jobs, now); err != nil {
+	if err := pageJobs(a, d.ID, d.Jobs, now); err != nil {
 		return err
 	}
 	if err := pageAttempts(a, d.Attempts, now); err != nil {
@@ -255,9 +255,9 @@ func facts(a *App, d *queue.Detail, now queue.Time) [][2]string {
 	}
 }
 
-func pageJobs(a *App, jobs []queue.Job, now queue.Time) error {
+func pageJobs(a *App, id int64, jobs []queue.Job, now queue.Time) error {
 	if len(jobs) == 0 {
-		return a.printLine("\nNo route wanted it.")
+		return a.printLine("\nNo route wanted it. Why not: orchestrate routes test %d", id)
 	}
 	if err := a.printLine("\nJobs"); err != nil {
 		return err

@@ -194,8 +194,12 @@ func (w *wired) forward(f *config.Forward, live bool) (handler.Handler, error) {
 		w.redact.add(secret)
 		return secret.Bytes()
 	}
+	target, from := f.URL, ""
+	if config.IsReference(f.URL) {
+		target, from = string(resolve("forward.url", f.URL)), f.URL
+	}
 	spec := handler.Forward{
-		URL: f.URL, Secret: resolve("forward.secret", f.Secret), SecretFrom: f.Secret, Timeout: f.Timeout,
+		URL: target, URLFrom: from, Secret: resolve("forward.secret", f.Secret), SecretFrom: f.Secret, Timeout: f.Timeout,
 		AllowPrivate: f.AllowPrivate, Headers: map[string]handler.ForwardHeader{},
 	}
 	for name, value := range f.Headers {

@@ -158,7 +158,7 @@ type ExitCodes struct {
 
 // Forward posts the event to a URL.
 type Forward struct {
-	URL          string
+	URL          string            // or a reference, where it is a secret itself
 	Secret       string            // a reference; "": the body is not signed
 	Headers      map[string]string // literal values or references
 	Timeout      time.Duration

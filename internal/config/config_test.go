@@ -475,6 +475,7 @@ func TestRefusedFiles(t *testing.T) {
 		"a path of two sources":   {"sources:\n- {name: a, path: /x, secrets: ['env:A']}\n- {name: b, path: /x, secrets: ['env:A']}", `FILE:3: sources[1].path: "/x" is the path of sources[0]; give each its own`},
 		"a path with dots":        {"sources: [{name: a, path: /../x, secrets: ['env:A']}]", `FILE:1: sources[0].path: "/../x" is no path for a source; use /words of letters, digits, dot, - and _, as in /webhooks/acme`},
 		"a forward's secret":      {"routes:\n- {name: a, on: [push], forward: {url: 'https://x', secret: hunter2}}", `FILE:2: routes[0].forward.secret: is no reference; write env:NAME or file:PATH, never the secret itself (what stands there is not shown)`},
+		"a secret header":         {"routes:\n- name: a\n  on: [push]\n  forward:\n    url: https://x\n    headers:\n      X-Api-Key: hunter2", "FILE:7: routes[0].forward.headers.X-Api-Key: holds a secret by its name; write env:NAME or file:PATH, never the secret itself (what stands there is not shown)"},
 		"another route's secret":  {deep("    pass_env: [M]\n- {name: b, on: [push], forward: {url: 'https://x', headers: {A: 'env:M'}}}"), `FILE:6: routes[0].run.pass_env[0]: "M" holds a secret of this program; commands don't get it`},
 		"key twice":               {"listen: a:1\nlisten: b:2", "FILE:2: listen: stands here again, after line 1; leave one"},
 		"variable twice":          {deep("    env:\n      A: 1\n      A: 2"), "FILE:8: routes[0].run.env.A: stands here again, after line 7; leave one"},

@@ -188,7 +188,15 @@ func (l *loader) exitCodes(n *yaml.Node, path string) ExitCodes {
 func (l *loader) forward(n *yaml.Node, path string) *Forward {
 	f := &Forward{Timeout: defaultForwardTimeout}
 	l.mapping(n, path, fields{
-		"url": l.text(&f.URL, checkNotEmpty),
+		"url": l.text(&f.URL, func(s string) (err error) {
+			if IsReference(s) {
+				if err = checkReference(s); err == nil {
+					f.URL, err = absoluteReference(s, l.beside)
+				}
+				return err
+			}
+			return checkNotEmpty(s)
+		}),
 		"secret": func(n *yaml.Node, path string) {
 			l.value(n, path, func(s string) (err error) {
 				if err = checkReference(s); err == nil {
@@ -199,7 +207,13 @@ func (l *loader) forward(n *yaml.Node, path string) *Forward {
 		},
 		"headers": func(n *yaml.Node, path string) {
 			f.Headers = l.pairsOf(n, path, checkNotEmpty, checkNoNUL)
-			for name, v := range f.Headers {
+			for _, name := range slices.Sorted(maps.Keys(f.Headers)) {
+				v := f.Headers[name]
+				if secretHeader.MatchString(name) && !IsReference(v) {
+					path := join(path, name)
+					l.fail(fmt.Errorf("%s: holds a secret by its name; write env:NAME or file:PATH, never the secret itself (what stands there is not shown)",
+						l.at(l.positions[path].line, path)))
+				}
 				abs, err := absoluteReference(v, l.beside)
 				l.fail(err)
 				f.Headers[name] = abs
@@ -212,6 +226,9 @@ func (l *loader) forward(n *yaml.Node, path string) *Forward {
 	}, "url")
 	return f
 }
+
+// secretHeader are names of headers whose values are secrets.
+var secretHeader = regexp.MustCompile(`(?i)^(authorization|cookie)$|token|secret|password|api-?key`)
 
 func (l *loader) text(p *string, check func(string) error) func(*yaml.Node, string) {
 	return func(n *yaml.Node, path string) {
@@ -299,7 +316,7 @@ func (c *Config) SecretVariables() []string {
 	}
 	for _, r := range c.Routes {
 		if r.Forward != nil {
-			refs = append(refs, r.Forward.Secret)
+			refs = append(refs, r.Forward.URL, r.Forward.Secret)
 			refs = slices.AppendSeq(refs, maps.Values(r.Forward.Headers))
 		}
 	}

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"net/url"
-	"slices"
 	"strings"
 )
 
@@ -153,7 +151,7 @@ type ShownForward struct {
 	AllowPrivate []string          `json:"allow_private,omitempty"`
 }
 
-const masked = "[masked]"
+const masked = "***"
 
 // Show returns the configuration as it is printed.
 func (c *Config) Show() Shown {
@@ -228,18 +226,11 @@ func (f *Forward) show() *ShownForward {
 	return s
 }
 
-// maskQuery hides the values of a query, where tokens like to stand.
+// maskQuery hides a query, where tokens like to stand.
 func maskQuery(raw string) string {
-	base, query, found := strings.Cut(raw, "?")
-	if !found {
-		return raw
-	}
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return base + "?" + masked
-	}
-	for _, name := range slices.Sorted(maps.Keys(values)) {
-		base += map[bool]string{true: "?", false: "&"}[!strings.Contains(base, "?")] + name + "=" + masked
+	base, _, found := strings.Cut(raw, "?")
+	if found {
+		base += "?" + masked
 	}
 	return base
 }

@@ -33,6 +33,7 @@ const DefaultForwardTimeout = 30 * time.Second
 // received.
 type Forward struct {
 	URL          string                   // http or https
+	URLFrom      string                   // where it comes from, if it is a secret ("file:/etc/orchestrate/hook-url"); without URL nothing can be sent
 	Secret       []byte                   // signs the body anew, as GitHub does; nil: unsigned
 	SecretFrom   string                   // where it comes from ("env:MIRROR_SECRET"); without Secret nothing can be sent
 	Headers      map[string]ForwardHeader // further ones, by name
@@ -45,7 +46,8 @@ type Forward struct {
 type ForwardHeader struct{ Value, From string }
 
 type forward struct {
-	url        *url.URL
+	url        *url.URL // nil: it was not read
+	urlFrom    string
 	secret     []byte
 	secretFrom string
 	headers    map[string]ForwardHeader
@@ -59,14 +61,17 @@ type forward struct {
 // NewForward checks a request. Its errors are *queue.FieldError, joined.
 func NewForward(f Forward, log *slog.Logger) (Handler, error) {
 	allow, errAllow := parseAllowed(f.AllowPrivate)
-	target, errURL := parseTarget(f.URL, allow)
+	target, errURL := (*url.URL)(nil), error(nil)
+	if f.URL != "" || f.URLFrom == "" {
+		target, errURL = parseTarget(f.URL, allow)
+	}
 	headers, errHeaders := parseHeaders(f.Headers)
 	if err := errors.Join(field("url", errURL), field("secret", checkSecret(f.Secret)), errHeaders,
 		field("timeout", checkTimeout(f.Timeout)), errAllow); err != nil {
 		return nil, err
 	}
 	h := &forward{
-		url: target, secret: f.Secret, secretFrom: f.SecretFrom, headers: headers, timeout: f.Timeout,
+		url: target, urlFrom: f.URLFrom, secret: f.Secret, secretFrom: f.SecretFrom, headers: headers, timeout: f.Timeout,
 		dialer: &dialer{Dialer: net.Dialer{Timeout: connectTimeout}, check: allow.check}, log: log,
 	}
 	if h.timeout == 0 {
@@ -270,6 +275,9 @@ func (h *forward) Handle(ctx context.Context, t *queue.Task) (queue.Result, erro
 
 // checkSecrets holds back what was made to be looked at only.
 func (h *forward) checkSecrets() error {
+	if h.url == nil {
+		return fmt.Errorf("the url was not read from %s", h.urlFrom)
+	}
 	if h.secret == nil && h.secretFrom != "" {
 		return fmt.Errorf("the secret was not read from %s", h.secretFrom)
 	}
@@ -314,7 +322,10 @@ func (h *forward) headersFor(t *queue.Task) map[string]ForwardHeader {
 
 // Preview implements Handler.
 func (h *forward) Preview(t *queue.Task) (Preview, error) {
-	p := &ForwardPreview{Method: http.MethodPost, URL: maskQuery(*h.url), Headers: map[string]string{}, BodyBytes: len(t.Payload.Body)}
+	p := &ForwardPreview{Method: http.MethodPost, URL: h.urlFrom, Headers: map[string]string{}, BodyBytes: len(t.Payload.Body)}
+	if h.urlFrom == "" {
+		p.URL = maskQuery(*h.url)
+	}
 	for name, v := range h.headersFor(t) {
 		p.Headers[name] = v.Value
 		if v.From != "" {
@@ -359,6 +370,13 @@ func (h *forward) redactor() *strings.Replacer {
 		if v.From != "" {
 			secrets = append(secrets, strings.Fields(v.Value)...) // "Bearer" is none
 		}
+	}
+	if h.url == nil {
+		return strings.NewReplacer()
+	}
+	if h.urlFrom != "" {
+		secrets = append(secrets, strings.Split(h.url.Path, "/")...)
+		secrets = append(secrets, strings.Split(h.url.EscapedPath(), "/")...)
 	}
 	for pair := range strings.SplitSeq(h.url.RawQuery, "&") {
 		_, value, ok := strings.Cut(pair, "=")

@@ -1154,3 +1154,34 @@ func BenchmarkForward(b *testing.B) {
 		run(b, h)
 	})
 }
+
+// TestForwardToASecretURL: an address that is a secret is shown nowhere, not
+// even where the receiver repeats it.
+func TestForwardToASecretURL(t *testing.T) {
+	const token = "dGhlIHRva2Vu-of-a-hook"
+	srv := receiver(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprintf(w, "Cannot POST %s", r.URL.Path)
+	})
+	h := newForward(t, Forward{URL: srv.URL + "/hooks/" + token, URLFrom: "env:HOOK_URL", AllowPrivate: []string{"127.0.0.0/8"}})
+	task := task(`{}`)
+	p, err := h.Preview(task)
+	if err != nil || p.Forward.URL != "env:HOOK_URL" {
+		t.Errorf("Preview: %+v, %v; want the reference", p.Forward, err)
+	}
+	res, err := h.Handle(t.Context(), task)
+	if err == nil || strings.Contains(err.Error()+string(res.Output), token) {
+		t.Errorf("the token is shown: %v, %q", err, res.Output)
+	}
+	if want := "Cannot POST /hooks/***"; string(res.Output) != want {
+		t.Errorf("got %q, want %q", res.Output, want)
+	}
+
+	unread := newForward(t, Forward{URLFrom: "env:HOOK_URL"})
+	if p, err := unread.Preview(task); err != nil || p.Forward.URL != "env:HOOK_URL" {
+		t.Errorf("Preview without the URL: %+v, %v", p.Forward, err)
+	}
+	if _, err := unread.Handle(t.Context(), task); err == nil || !strings.Contains(err.Error(), "not read from env:HOOK_URL") {
+		t.Errorf("Handle without the URL: %v", err)
+	}
+}

@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -117,6 +118,50 @@ func TestDocsHaveEveryColumn(t *testing.T) {
 // TestDocsLinksLead somewhere.
 func TestDocsLinksLead(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
+	for _, page := range docPages(t) {
+		for _, m := range link.FindAllStringSubmatch(readDoc(t, page), -1) {
+			if _, err := os.Stat(filepath.Join(docs, filepath.Dir(page), m[1])); err != nil {
+				t.Errorf("%s: the link to %s leads nowhere", page, m[1])
+			}
+		}
+	}
+}
+
+// TestDocsConfigurationsAreValid: what a page shows as a whole configuration
+// can be used as one.
+func TestDocsConfigurationsAreValid(t *testing.T) {
+	t.Setenv("GITHUB_WEBHOOK_SECRET", "")
+	must(os.Unsetenv("GITHUB_WEBHOOK_SECRET"))
+	block := regexp.MustCompile("(?ms)^```yaml\n(.*?)^```$")
+	found := 0
+	for _, page := range docPages(t) {
+		for _, m := range block.FindAllStringSubmatch(readDoc(t, page), -1) {
+			if !regexp.MustCompile(`(?m)^routes:`).MatchString(m[1]) {
+				continue // a part of one
+			}
+			found++
+			if !strings.Contains(m[1], "run:") && !strings.Contains(m[1], "forward:") {
+				m[1] += "    run: {command: [handle]}\n" // a page about matching leaves it out
+			}
+			path := filepath.Join(t.TempDir(), "config.yaml")
+			must(os.WriteFile(path, []byte(m[1]), 0o600))
+			c, err := config.Load(config.Options{File: path})
+			if err == nil {
+				_, err = base{log: slog.New(slog.DiscardHandler), redact: &redactor{}}.compile(c, false)
+			}
+			if err != nil {
+				t.Errorf("%s: %v in\n%s", page, err, m[1])
+			}
+		}
+	}
+	if found < 5 {
+		t.Errorf("%d configurations were found", found)
+	}
+}
+
+// docPages are those of docs, and the README.
+func docPages(t *testing.T) []string {
+	t.Helper()
 	pages := []string{"../README.md"}
 	err := filepath.WalkDir(docs, func(path string, _ os.DirEntry, err error) error {
 		if filepath.Ext(path) == ".md" {
@@ -127,11 +172,5 @@ func TestDocsLinksLead(t *testing.T) {
 	if err != nil || len(pages) < 10 {
 		t.Fatalf("%d pages, %v", len(pages), err)
 	}
-	for _, page := range pages {
-		for _, m := range link.FindAllStringSubmatch(readDoc(t, page), -1) {
-			if _, err := os.Stat(filepath.Join(docs, filepath.Dir(page), m[1])); err != nil {
-				t.Errorf("%s: the link to %s leads nowhere", page, m[1])
-			}
-		}
-	}
+	return pages
 }

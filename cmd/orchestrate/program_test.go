@@ -33,6 +33,8 @@ type program struct {
 	listen string
 	admin  string
 
+	noConfig bool // no variable names the configuration
+
 	mu     sync.Mutex
 	stderr bytes.Buffer // of every command and every daemon
 }
@@ -70,6 +72,9 @@ func freePort(t testing.TB) string {
 func (p *program) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(p.bin, args...)
 	cmd.Env = append(os.Environ(), "ORCHESTRATE_CONFIG="+p.path("config.yaml"), "TEST_SECRET="+testSecret, "HOME="+p.dir)
+	if p.noConfig {
+		cmd.Env = append(cmd.Env, "ORCHESTRATE_CONFIG=")
+	}
 	cmd.Stderr = writerFunc(func(b []byte) (int, error) {
 		p.mu.Lock()
 		defer p.mu.Unlock()

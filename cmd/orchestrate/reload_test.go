@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -152,6 +153,70 @@ func TestReloadedSecrets(t *testing.T) {
 	}
 	if got := strings.Join(sources, " "); got != "acme github" {
 		t.Errorf("events of %s, want acme github", got)
+	}
+}
+
+// TestReloadRefusesWhatIsNotThere: an editor may empty a file for a moment, or
+// take it away, and no route may be lost by that.
+func TestReloadRefusesWhatIsNotThere(t *testing.T) {
+	p := newProgram(t, "routes:\n  - {name: a, on: [push], run: {command: [\"true\"]}}\n")
+	home := p.path(".config/orchestrate/config.yaml") // where it is looked for
+	if err := os.MkdirAll(filepath.Dir(home), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(p.path("config.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(text string) {
+		if err := os.WriteFile(home, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(string(text))
+	t.Setenv("ORCHESTRATE_CONFIG", "")
+	t.Setenv("XDG_CONFIG_HOME", p.path(".config"))
+	p.noConfig = true
+	d := p.serve()
+	for i, step := range []struct {
+		name, want string
+		change     func()
+	}{
+		{"emptied", "is empty; to run without a configuration, restart", func() { put("# nothing yet\n") }},
+		{"without secrets", "secrets: there are none any more", func() {
+			put(strings.Replace(string(text), `secrets: ["env:TEST_SECRET"]`, "", 1))
+		}},
+		{"gone", "is gone; to run without a configuration, restart", func() {
+			if err := os.Remove(home); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		step.change()
+		d.hangup()
+		p.eventually(step.name+" is refused", func() bool {
+			return strings.Contains(p.errors(), step.want) && strings.Count(p.errors(), "reload refused") == i+1
+		})
+	}
+	if status, receipt, err := p.post(delivery{id: "d", event: "push", body: []byte("{}")}); status != 200 || err != nil || len(receipt.Routes) != 1 {
+		t.Errorf("got %d, routes %v, %v; want the route that was there", status, receipt.Routes, err)
+	}
+	if _, err := os.Stat(p.path("state/webhook-secret")); err == nil {
+		t.Error("a reload has made a secret")
+	}
+}
+
+// TestStopDoesNotWaitForAReloadThatHangs.
+func TestStopDoesNotWaitForAReloadThatHangs(t *testing.T) {
+	p := newProgram(t, "routes:\n  - {name: a, on: [push], run: {command: [\"true\"]}}\n")
+	d := p.serve()
+	if err := syscall.Mkfifo(p.path("pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.configure(func(s string) string { return strings.Replace(s, "env:TEST_SECRET", "file:"+p.path("pipe"), 1) })
+	d.hangup()
+	if code := d.stop(syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
 	}
 }
 

@@ -93,34 +93,36 @@ func Main(p Process) int {
 	// which is told, and no reader of logs can end a daemon by going away. It
 	// is not ignored, since handlers would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	signals := make(chan os.Signal, 2)
+	signals, hangups := make(chan os.Signal, 2), make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	if !signal.Ignored(syscall.SIGHUP) { // the terminal is gone; nohup asks not to care
-		signal.Notify(signals, syscall.SIGHUP)
-	}
 	a.hangups = make(chan struct{}, 1)
-	a.notifyHangup = func() { signal.Notify(signals, syscall.SIGHUP) }
+	a.notifyHangup = func() { signal.Notify(hangups, syscall.SIGHUP) }
+	if !signal.Ignored(syscall.SIGHUP) { // the terminal is gone; nohup asks not to care
+		a.notifyHangup()
+	}
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	done := make(chan int, 1)
 	go func() { done <- a.Run(ctx, p.Args) }()
-	for ends := 0; ; {
+	for stopping := false; ; {
+		var s os.Signal
 		select {
 		case code := <-done:
 			return code
-		case s := <-signals:
-			switch {
-			case s == syscall.SIGHUP && a.reloadable.Load():
+		case s = <-signals:
+		case s = <-hangups:
+			if a.reloadable.Load() {
 				a.askReload()
-			case ends > 0:
-				a.commands.Kill()
-				return exitCodeOf(signalError{s})
-			default:
-				ends++
-				cancel(signalError{s})
+				continue
 			}
 		}
+		if stopping {
+			a.commands.Kill()
+			return exitCodeOf(signalError{s})
+		}
+		stopping = true
+		cancel(signalError{s})
 	}
 }
 

@@ -91,7 +91,7 @@ func (r *redactor) add(secrets ...config.Secret) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range secrets {
-		if v := string(s.Bytes()); len(v) >= minRedacted {
+		if v := string(s.Bytes()); len(v) >= minRedacted && !slices.Contains(r.values, v) {
 			r.values = append(r.values, v)
 		}
 	}

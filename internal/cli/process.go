@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"slices"
-	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -79,13 +78,15 @@ func runProcess(ctx context.Context, a *App, o *processOptions) error {
 	work.Once, work.Limit, work.Routes = o.once, o.limit, o.routes
 	w.log.InfoContext(ctx, "ready", "database", w.config.Database, "routes", w.queue.RouteNames(), "containment", w.containmentText())
 	ctx, stopReloads := context.WithCancel(ctx)
-	var reloads sync.WaitGroup
-	reloads.Go(func() {
-		a.reloads(ctx, q, func(next *wired) (func() error, error) { return func() error { return nil }, o.known(next) })
-	})
+	defer stopReloads()
+	ended := make(chan error)
+	go func() {
+		defer close(ended)
+		a.reloads(ctx, q, func(next *wired) (func(), error) { return func() {}, o.known(next) })
+	}()
 	err = q.Work(ctx, work)
 	stopReloads()
-	reloads.Wait()
+	awaitReload(ended)
 	return err
 }
 

@@ -93,7 +93,7 @@ func runServe(ctx context.Context, a *App, o *serveOptions) error {
 		return err
 	}
 	s.store = a.store
-	sources, err := s.sources(ctx, w) // may make a secret, in the directory that the database has made
+	sources, err := s.sources(ctx, w, config.GenerateSecret) // may make a secret, in the directory that the database has made
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func runServe(ctx context.Context, a *App, o *serveOptions) error {
 }
 
 // sources are where deliveries come in, with the secrets that verify them.
-func (s *service) sources(ctx context.Context, w *wired) ([]server.Source, error) {
+func (s *service) sources(ctx context.Context, w *wired, kept keeper) ([]server.Source, error) {
 	if s.o.insecure {
 		w.log.WarnContext(ctx, "signatures are not checked: whoever reaches the port can start every command", "listen", w.config.Listen)
 	}
@@ -120,7 +120,7 @@ func (s *service) sources(ctx context.Context, w *wired) ([]server.Source, error
 		return nil, err
 	}
 	if len(secrets[0]) == 0 && !s.o.insecure {
-		secret, err := s.keptSecret(ctx)
+		secret, err := s.keptSecret(ctx, kept)
 		if err != nil {
 			return nil, err
 		}
@@ -142,10 +142,13 @@ func (s *service) sources(ctx context.Context, w *wired) ([]server.Source, error
 	return sources, nil
 }
 
+// keeper returns the secret that is kept in a file, and whether it made it.
+type keeper func(path string) (s config.Secret, created bool, err error)
+
 // keptSecret is the one beside the database, which the first start makes.
-func (s *service) keptSecret(ctx context.Context) (config.Secret, error) {
+func (s *service) keptSecret(ctx context.Context, kept keeper) (config.Secret, error) {
 	path := secretPath(s.wired.config)
-	secret, created, err := config.GenerateSecret(path)
+	secret, created, err := kept(path)
 	if created {
 		s.wired.log.WarnContext(ctx, "no secret is configured: made one", "path", path,
 			"next", "put what this file holds into the field Secret of the webhook in GitHub's settings")
@@ -222,7 +225,7 @@ func (s *service) run(ctx context.Context) error {
 	s.wired.log.InfoContext(ctx, "ready", "url", "http://"+s.intake.Addr().String()+config.GitHubPath, "admin", s.admin.Addr().String(),
 		"database", s.wired.config.Database, "routes", s.wired.queue.RouteNames(), "containment", s.wired.containmentText(), "version", s.wired.version)
 	err := <-workEnded
-	err = errors.Join(err, <-reloadEnded)
+	awaitReload(reloadEnded)
 	stopIntake()
 	err = errors.Join(err, <-intakeEnded)
 	stopAdmin()
@@ -230,9 +233,12 @@ func (s *service) run(ctx context.Context) error {
 }
 
 // follow readies the sources of another configuration.
-func (s *service) follow(next *wired) (func() error, error) {
-	sources, err := s.sources(context.Background(), next)
-	return func() error { return s.server.SetSources(sources) }, err
+func (s *service) follow(next *wired) (func(), error) {
+	sources, err := s.sources(context.Background(), next, config.KeptSecret)
+	if err != nil {
+		return nil, err
+	}
+	return s.server.Sources(sources)
 }
 
 // workerOptions are those of a worker, which claims nothing where others do the

@@ -27,6 +27,8 @@ type Config struct {
 	File string `json:"-"` // where it was read from; "" if no file was found
 	Hash string `json:"-"` // names this configuration: 12 hex digits
 
+	Empty bool `json:"-"` // the file holds nothing
+
 	origins   map[string]string // where each scalar comes from, by key
 	values    map[string]string // and what it is, as text
 	positions map[string]position
@@ -196,6 +198,7 @@ func load(o Options, system string) (*Config, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	l := newLoader(path, text)
+	l.c.Empty = root == nil
 	l.read(root, o.Flags)
 	if len(l.errs) > 0 {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, errors.Join(l.errs...))

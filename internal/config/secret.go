@@ -169,6 +169,12 @@ func secretLines(ref string, b []byte) ([][]byte, error) {
 	return secrets, nil
 }
 
+// KeptSecret is GenerateSecret without making one.
+func KeptSecret(path string) (s Secret, created bool, err error) {
+	s, err = keptSecret(path)
+	return s, false, err
+}
+
 // GenerateSecret returns the secret that is kept at path, and makes a random
 // one if there is none, with the directory (0700) where it is missing. Processes
 // that start at once all get the same. Errors are ErrInvalid; a file that others

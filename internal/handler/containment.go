@@ -8,9 +8,10 @@ import (
 )
 
 // Containment is how the processes of an attempt are kept together, so that
-// none outlives it: in a cgroup, which only root can leave, or in a process
-// group, which any process leaves by setsid. nil is a process group. Safe for
-// concurrent use.
+// none outlives it: in a cgroup, which takes the right to write to another one to
+// leave, or in a process group, which any process leaves by setsid. It is for what
+// is forgotten, not against what wants to stay: who may make cgroups may leave
+// them. nil is a process group. Safe for concurrent use.
 type Containment struct {
 	parent string // the cgroup in which each attempt gets one; empty: none can be made
 	why    string

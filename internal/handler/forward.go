@@ -82,6 +82,9 @@ func NewForward(f Forward, log *slog.Logger) (Handler, error) {
 	return h, nil
 }
 
+// CloseIdleConnections closes what is kept for further attempts.
+func (h *forward) CloseIdleConnections() { h.transport.CloseIdleConnections() }
+
 // transport bounds what a receiver can make of a connection. It has no proxy: a
 // proxy would resolve the name, and the check would see the proxy's address.
 func transport(d *dialer) *http.Transport {

@@ -25,7 +25,7 @@ const (
 	maxNesting   = 64       // levels of brackets and calls
 	maxNodes     = 10_000   // parts of it, macros written out
 	maxRegexp    = 10_000   // instructions of one regular expression
-	maxCost      = 250_000  // steps, as CEL counts them: about one a name, a comparison or a call; 10 to 20 ms
+	maxCost      = 250_000  // steps, as CEL counts them: about one a name, a comparison or a call; 10 to 20 ms, as a replace is bounded apart
 )
 
 // condition is an "if". Nothing that it can call does I/O, and nothing depends on
@@ -94,14 +94,14 @@ func plan(env *cel.Env, text string, checked *cel.Ast) (*condition, []*queue.Fie
 	if least, err := env.EstimateCost(checked, unknownSizes{}); err == nil && least.Min > maxCost {
 		return nil, conditionError(fmt.Errorf("costs at least %d steps, more than the limit of %d: it could never be evaluated", least.Min, maxCost))
 	}
-	program, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
+	program, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.CustomDecoratorV2(boundReplace))
 	if err != nil {
 		return nil, conditionError(err)
 	}
 	return &condition{
 		text: text, checked: checked, program: program,
 		traced: sync.OnceValues(func() (cel.Program, error) {
-			return env.Program(checked, cel.EvalOptions(cel.OptExhaustiveEval), cel.CostLimit(maxCost))
+			return env.Program(checked, cel.EvalOptions(cel.OptExhaustiveEval), cel.CostLimit(maxCost), cel.CustomDecoratorV2(boundReplace))
 		}),
 	}, nil
 }

@@ -38,8 +38,7 @@ func (s *Server) deliver(w http.ResponseWriter, r *http.Request) (queue.Receipt,
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.limits.Answer)
 	defer cancel()
 	receivedAt := queue.Now()
-	src, known := (*s.sources.Load())[r.URL.Path]
-	if !known {
+	if _, known := s.source(r); !known {
 		return queue.Receipt{}, fmt.Errorf("%w: %q", errPath, queue.Clean(r.URL.Path))
 	}
 	if err := allow(w, r, http.MethodPost); err != nil {
@@ -51,6 +50,11 @@ func (s *Server) deliver(w http.ResponseWriter, r *http.Request) (queue.Receipt,
 	if err != nil {
 		return queue.Receipt{}, err
 	}
+	// Asked again: while a slow body came, its secret may have been taken away.
+	src, known := s.source(r)
+	if !known {
+		return queue.Receipt{}, fmt.Errorf("%w: %q", errPath, queue.Clean(r.URL.Path))
+	}
 	if !src.Insecure {
 		if err := webhook.Verify(strings.Join(r.Header.Values(webhook.HeaderSignature), ", "), body, src.Secrets); err != nil {
 			return queue.Receipt{}, err
@@ -61,6 +65,11 @@ func (s *Server) deliver(w http.ResponseWriter, r *http.Request) (queue.Receipt,
 		return queue.Receipt{}, err
 	}
 	return s.store(ctx, e, p)
+}
+
+func (s *Server) source(r *http.Request) (src Source, known bool) {
+	src, known = (*s.sources.Load())[r.URL.Path]
+	return src, known
 }
 
 // store waits for a place, as far as the answer's deadline allows: a burst is

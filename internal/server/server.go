@@ -138,30 +138,31 @@ func New(o Options) (*Server, error) {
 		refusals: refusals{log: o.Log, lines: l.Log},
 	}
 	s.memory.free.Store(l.Memory)
-	if err := s.SetSources(o.Sources); err != nil {
+	use, err := s.Sources(o.Sources)
+	if err != nil {
 		return nil, err
 	}
+	use()
 	return s, nil
 }
 
-// SetSources replaces the sources; deliveries that have begun keep theirs. When
-// it returns an error, which is ErrInvalid, nothing has changed.
-func (s *Server) SetSources(sources []Source) error {
+// Sources checks other sources; use replaces the present ones by them, also for
+// deliveries whose body has not come to its end. The error is ErrInvalid.
+func (s *Server) Sources(sources []Source) (use func(), err error) {
 	if len(sources) == 0 {
-		return fmt.Errorf("%w sources: at least one must be given", queue.ErrInvalid)
+		return nil, fmt.Errorf("%w sources: at least one must be given", queue.ErrInvalid)
 	}
 	byPath := make(map[string]Source, len(sources))
 	for _, src := range sources {
 		if err := src.validate(); err != nil {
-			return err
+			return nil, err
 		}
 		if other, taken := byPath[src.Path]; taken {
-			return fmt.Errorf("%w source %s: path %s is that of source %s", queue.ErrInvalid, src.Name, src.Path, other.Name)
+			return nil, fmt.Errorf("%w source %s: path %s is that of source %s", queue.ErrInvalid, src.Name, src.Path, other.Name)
 		}
 		byPath[src.Path] = src
 	}
-	s.sources.Store(&byPath)
-	return nil
+	return func() { s.sources.Store(&byPath) }, nil
 }
 
 func (s Source) validate() error {

@@ -90,7 +90,7 @@ with its value, whether it comes from a flag, a variable, the file or is a defau
 With --origins it prints a table of keys, values and where each comes from.
 
 Secrets stay references. What may hold one is masked: the values of variables of
-commands, of headers that are no references, and of the query of a URL.`,
+commands, and the user and the query of a URL.`,
 		Example: `  orchestrate config show
   orchestrate config show --origins
   orchestrate config show --jq '.routes[] | .name'`,

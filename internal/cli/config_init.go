@@ -2,9 +2,7 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,7 +15,8 @@ import (
 )
 
 type configInitOptions struct {
-	url string
+	url        string
+	payloadURL string
 }
 
 func newConfigInitCmd(a *App) *cobra.Command {
@@ -37,7 +36,11 @@ tunnel gives it.`,
   orchestrate config init --config /etc/orchestrate/config.yaml --database /var/lib/orchestrate/orchestrate.db`,
 		Args: args(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := notEmpty(cmd.Flags(), "config", "url"); err != nil {
+			err := notEmpty(cmd.Flags(), "config", "url")
+			if err != nil {
+				return err
+			}
+			if o.payloadURL, err = payloadURL(o.url); err != nil {
 				return err
 			}
 			return runConfigInit(cmd.Context(), a, o)
@@ -69,18 +72,15 @@ func runConfigInit(ctx context.Context, a *App, o *configInitOptions) error {
 	if err != nil {
 		return err
 	}
-	in := initialised{File: path, Database: c.Database, ContentType: "application/json"}
-	if in.PayloadURL, err = payloadURL(o.url); err != nil {
+	in := initialised{File: path, Database: c.Database, PayloadURL: o.payloadURL, ContentType: "application/json"}
+	if _, err := store.MigrateUp(ctx, store.Options{Path: c.Database, Create: true, Timeout: a.timeout}); err != nil {
 		return err
 	}
-	secret, err := a.initSecret(c, &in)
+	secret, err := initSecret(c, &in)
 	if err != nil {
 		return err
 	}
 	in.Secret = string(secret.Bytes())
-	if _, err := store.MigrateUp(ctx, store.Options{Path: c.Database, Create: true, Timeout: a.timeout}); err != nil {
-		return err
-	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -96,27 +96,18 @@ func exists(path string) error {
 
 // initSecret is the one that the environment gives, or the one beside the
 // database, which is made if it is not there.
-func (a *App) initSecret(c *config.Config, in *initialised) (config.Secret, error) {
+func initSecret(c *config.Config, in *initialised) (config.Secret, error) {
 	all, err := config.ResolveSecrets(c.Secrets)
-	if err != nil || len(all) > 0 {
-		return first(all), err
+	switch {
+	case err != nil:
+		return config.Secret{}, err
+	case len(all) > 0:
+		return all[0], nil
 	}
 	path := secretPath(c)
-	if _, err := os.Stat(filepath.Dir(path)); errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return config.Secret{}, err
-		}
-	}
-	s, _, err := config.GenerateSecret(path)
 	in.SecretFile = &path
+	s, _, err := config.GenerateSecret(path)
 	return s, err
-}
-
-func first(all []config.Secret) config.Secret {
-	if len(all) == 0 {
-		return config.Secret{}
-	}
-	return all[0]
 }
 
 // payloadURL is where GitHub is to post to.

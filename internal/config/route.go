@@ -228,7 +228,7 @@ func (l *loader) forward(n *yaml.Node, path string) *Forward {
 }
 
 // secretHeader are names of headers whose values are secrets.
-var secretHeader = regexp.MustCompile(`(?i)^(authorization|cookie)$|token|secret|password|api-?key`)
+var secretHeader = regexp.MustCompile(`(?i)auth|token|secret|password|cookie|api-?key`)
 
 func (l *loader) text(p *string, check func(string) error) func(*yaml.Node, string) {
 	return func(n *yaml.Node, path string) {

@@ -144,9 +144,9 @@ type ShownExitCodes struct {
 
 // ShownForward is a forward as it is printed.
 type ShownForward struct {
-	URL          string            `json:"url"` // values of its query masked
+	URL          string            `json:"url"` // user, password and query masked
 	Secret       string            `json:"secret,omitempty"`
-	Headers      map[string]string `json:"headers,omitempty"` // values masked, but for references
+	Headers      map[string]string `json:"headers,omitempty"`
 	Timeout      string            `json:"timeout"`
 	AllowPrivate []string          `json:"allow_private,omitempty"`
 }
@@ -216,18 +216,19 @@ func (r *Run) show() *ShownRun {
 
 func (f *Forward) show() *ShownForward {
 	s := &ShownForward{
-		URL: maskQuery(f.URL), Secret: f.Secret, Headers: maps.Clone(f.Headers), Timeout: FormatDuration(f.Timeout), AllowPrivate: f.AllowPrivate,
-	}
-	for name, value := range s.Headers {
-		if !IsReference(value) {
-			s.Headers[name] = masked
-		}
+		URL: maskURL(f.URL), Secret: f.Secret, Headers: maps.Clone(f.Headers), Timeout: FormatDuration(f.Timeout), AllowPrivate: f.AllowPrivate,
 	}
 	return s
 }
 
-// maskQuery hides a query, where tokens like to stand.
-func maskQuery(raw string) string {
+// maskURL hides where secrets like to stand: user, password and query.
+func maskURL(raw string) string {
+	if scheme, rest, ok := strings.Cut(raw, "://"); ok {
+		if authority, _, _ := strings.Cut(rest, "/"); strings.Contains(authority, "@") {
+			at := strings.LastIndexByte(authority, '@')
+			raw = scheme + "://" + masked + rest[at:]
+		}
+	}
 	base, _, found := strings.Cut(raw, "?")
 	if found {
 		base += "?" + masked

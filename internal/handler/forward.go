@@ -53,6 +53,7 @@ type forward struct {
 	headers    map[string]ForwardHeader
 	timeout    time.Duration
 	redact     *strings.Replacer // of secrets, in what the receiver says
+	longest    int               // of those secrets, in bytes
 	dialer     *dialer
 	transport  *http.Transport // of this route alone: its connections have passed its check
 	log        *slog.Logger
@@ -64,6 +65,9 @@ func NewForward(f Forward, log *slog.Logger) (Handler, error) {
 	target, errURL := (*url.URL)(nil), error(nil)
 	if f.URL != "" || f.URLFrom == "" {
 		target, errURL = parseTarget(f.URL, allow)
+	}
+	if errURL != nil && f.URLFrom != "" {
+		errURL = fmt.Errorf("what %s holds can't be posted to: want a URL as https://mirror.example/hook (it is not shown)", f.URLFrom)
 	}
 	headers, errHeaders := parseHeaders(f.Headers)
 	if err := errors.Join(field("url", errURL), field("secret", checkSecret(f.Secret)), errHeaders,
@@ -395,6 +399,7 @@ func (h *forward) redactor() *strings.Replacer {
 	var pairs []string
 	for _, s := range secrets {
 		if len(s) >= minSecret {
+			h.longest = max(h.longest, len(s))
 			pairs = append(pairs, s, masked)
 		}
 	}
@@ -409,12 +414,13 @@ func (h *forward) read(resp *http.Response) ([]byte, error) {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		return nil, nil // its body is the connection, which no context ends
 	}
-	out, err := io.ReadAll(io.LimitReader(resp.Body, queue.MaxOutput+1))
+	// A secret that stands across the end is to be known as one, too.
+	out, err := io.ReadAll(io.LimitReader(resp.Body, int64(queue.MaxOutput+1+h.longest)))
 	cut := err != nil || len(out) > queue.MaxOutput
 	if len(out) > 0 {
 		out = []byte(h.redact.Replace(string(out)))
 	}
-	if cut {
+	if cut || len(out) > queue.MaxOutput {
 		const mark = "\n[the rest was not read]\n"
 		out = append(out[:min(len(out), queue.MaxOutput-len(mark))], mark...)
 	}
@@ -491,7 +497,8 @@ func (h *forward) noAnswer(ctx, attempt context.Context, err error, connected bo
 	case errors.As(err, &op):
 		away = op.Op == "dial"
 	}
-	err = fmt.Errorf("no answer from %s: %w", h.url.Host, err)
+	// What a receiver sends instead of HTTP is quoted by net/http.
+	err = errors.New(h.redact.Replace(fmt.Sprintf("no answer from %s: %s", h.url.Host, err)))
 	if away {
 		return &queue.UnavailableError{Err: err}
 	}

@@ -59,7 +59,7 @@ type App struct {
 	wired    *wired          // the configuration, once it is loaded
 	store    *store.SQLite   // once it is open
 	commands handler.Running // what routes have running
-	live     bool            // the routes are to run: their secrets and directories must be there
+	live     bool            // all is to be as serve needs it: secrets and directories must be there
 	daemon   bool            // serve or process: logs as configured, creates the database, drains on a signal
 
 	hangups      chan struct{} // what daemons are asked to reload by

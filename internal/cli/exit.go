@@ -95,7 +95,7 @@ func partly(ctx context.Context, done string, cause error) error {
 func (a *App) report(err error, asJSON bool) int {
 	code := exitCodeOf(err)
 	if !asJSON && !a.documents() {
-		a.say("orchestrate: %s\n", printableLines(err.Error()))
+		a.tell(err)
 		return code
 	}
 	line, _ := json.Marshal(struct {
@@ -104,6 +104,23 @@ func (a *App) report(err error, asJSON bool) int {
 	}{err.Error(), code})
 	a.say("%s\n", line)
 	return code
+}
+
+// tell prints an error for people. What stands in a file begins with its place,
+// so that editors find it.
+func (a *App) tell(err error) {
+	var wrong *config.Mistakes
+	if !errors.As(err, &wrong) {
+		a.say("orchestrate: %s\n", printableLines(err.Error()))
+		return
+	}
+	for _, m := range wrong.All {
+		before := ""
+		if m.File == "" {
+			before = "orchestrate: " + config.ErrInvalid.Error() + ": "
+		}
+		a.say("%s%s\n", before, queue.Printable(m.Error()))
+	}
 }
 
 // printableLines keeps the line breaks of a message that has several lines.

@@ -60,7 +60,7 @@ func (a *App) reload(ctx context.Context, q *queue.Queue, prepare func(*wired) (
 	}()
 	c, err := a.loadConfig()
 	if err != nil {
-		return err
+		return a.everything(err)
 	}
 	if err := reloadable(a.wired.config, c); err != nil {
 		return err

@@ -71,16 +71,13 @@ type service struct {
 }
 
 func runServe(ctx context.Context, a *App, o *serveOptions) error {
-	a.daemon = true
+	a.daemon, a.live = true, true
 	a.catchHangups()
 	w, err := a.wire()
 	if err != nil {
 		return err
 	}
 	s := &service{app: a, o: o, wired: w}
-	if _, err := w.secrets(); err != nil { // before anything is opened
-		return err
-	}
 	if s.intake, err = listen(ctx, "listen", w.config.Listen); err != nil {
 		return err
 	}

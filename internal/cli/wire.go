@@ -84,7 +84,7 @@ func (a *App) wire() (*wired, error) {
 	}
 	c, err := a.loadConfig()
 	if err != nil {
-		return nil, err
+		return nil, a.everything(err)
 	}
 	b := base{level: &slog.LevelVar{}, redact: &redactor{}, version: readVersion(a.Version).Version, commands: &a.commands}
 	if b.log, err = a.logger(c, b.level, b.redact); err != nil {
@@ -94,14 +94,39 @@ func (a *App) wire() (*wired, error) {
 		slog.SetDefault(b.log) // what net/http has to say goes through log
 		b.containment = handler.DetectContainment()
 	}
-	a.wired, err = b.compile(c, a.daemon || a.live)
-	return a.wired, err
+	w, found := b.build(c, a.daemon || a.live, a.live)
+	if err := (&config.Mistakes{Config: c}).With(found...); err != nil {
+		return nil, err
+	}
+	a.wired = w
+	return w, nil
 }
 
-// compile makes routes of a configuration; live are those that are to run, for
-// which secrets must be there, and directories. The error tells every mistake,
-// each with its place.
+// everything adds to what is wrong with a file what else is wrong with the
+// routes in it, so that all can be mended at once.
+func (a *App) everything(err error) error {
+	var told *config.Mistakes
+	if !errors.As(err, &told) || told.Config == nil {
+		return err
+	}
+	_, found := base{redact: &redactor{}}.build(told.Config, a.daemon || a.live, a.live)
+	return told.With(found...)
+}
+
+// compile makes routes of a configuration; live are those that are to run. The
+// error tells every mistake.
 func (b base) compile(c *config.Config, live bool) (*wired, error) {
+	w, found := b.build(c, live, false)
+	if err := (&config.Mistakes{Config: c}).With(found...); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// build makes routes of a configuration, and tells what is wrong with it. Where
+// they are to run, directories and the secrets of forwards must be there; where
+// deliveries are to come in, those of the sources, too.
+func (b base) build(c *config.Config, run, receive bool) (*wired, []*config.Mistake) {
 	w := &wired{config: c, base: b, queue: queue.Config{
 		RequeueDead: c.OnRedelivery == config.RequeueDead, Hash: c.Hash,
 		Sizes: queue.Sizes{
@@ -114,29 +139,30 @@ func (b base) compile(c *config.Config, live bool) (*wired, error) {
 		specs[i] = route.Spec{Name: r.Name, On: r.On, Filter: route.Filter(r.Filter), If: r.If}
 	}
 	var err error
-	var errs []error
+	var found []*config.Mistake
 	w.routes, err = route.Compile(specs)
 	for _, err := range parts(err) {
 		var of *route.RouteError
 		if errors.As(err, &of) {
-			errs = append(errs, located(c, of.Index, of.Err))
+			found = append(found, located(c, of.Index, of.Err))
 		}
 	}
 	for i, r := range c.Routes {
-		h, err := w.handler(r, live)
+		h, err := w.handler(r, run)
 		for _, err := range parts(err) {
-			errs = append(errs, located(c, i, err))
+			found = append(found, located(c, i, err))
 		}
 		w.handlers = append(w.handlers, h)
 		w.queue.Routes = append(w.queue.Routes, queue.Route{
 			Name: r.Name, Handler: h, Concurrency: r.Concurrency, Retry: retryPolicy(r.Retry),
 		})
 	}
-	if len(errs) > 0 {
-		return nil, fmt.Errorf("%w: %w", config.ErrInvalid, errors.Join(errs...))
+	if receive {
+		_, unresolved := w.resolve()
+		found = append(found, unresolved...)
 	}
 	w.queue.Matcher = w.routes
-	return w, nil
+	return w, found
 }
 
 // parts are the errors that were joined, and joined again.
@@ -156,18 +182,23 @@ func parts(err error) []error {
 }
 
 // located is an error of a route with the place in the file that it is about.
-func located(c *config.Config, i int, err error) error {
-	path, line, column := fmt.Sprintf("routes[%d]", i), 0, 0
+func located(c *config.Config, i int, err error) *config.Mistake {
+	path := fmt.Sprintf("routes[%d]", i)
 	var at *queue.FieldError
 	if errors.As(err, &at) {
-		path, line, column, err = path+"."+at.Field, at.Line, at.Column, fmt.Errorf("%s: %w", at.Field, at.Err)
+		return c.Mistake(path+"."+at.Field, at.Line, at.Column, at.Err)
 	}
-	return fmt.Errorf("%s: route %s: %w", c.Where(path, line, column), c.Routes[i].Name, err)
+	return c.Mistake(path, 0, 0, err)
 }
 
+// handler is that of a route; nil of one that has none, which the configuration
+// has told.
 func (w *wired) handler(r config.Route, live bool) (handler.Handler, error) {
-	if r.Forward != nil {
+	switch {
+	case r.Forward != nil:
 		return w.forward(r.Forward, live)
+	case r.Run == nil:
+		return nil, nil
 	}
 	return handler.NewRun(handler.Run{
 		Command: r.Run.Command, AllowLeadingDash: r.Run.AllowLeadingDash, Stdin: r.Run.Stdin,
@@ -188,7 +219,7 @@ func (w *wired) forward(f *config.Forward, live bool) (handler.Handler, error) {
 		}
 		secret, err := config.ResolveSecret(ref)
 		if err != nil {
-			errs = append(errs, &queue.FieldError{Field: field, Err: err})
+			errs = append(errs, &queue.FieldError{Field: field, Err: unresolved(err)})
 			return nil
 		}
 		w.redact.add(secret)
@@ -209,31 +240,48 @@ func (w *wired) forward(f *config.Forward, live bool) (handler.Handler, error) {
 		}
 		spec.Headers[name] = h
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	h, err := handler.NewForward(spec, w.log)
+	return h, errors.Join(append(errs, err)...)
+}
+
+// unresolved is what is wrong with a reference, without saying that it is one.
+func unresolved(err error) error {
+	var e *config.SecretError
+	if errors.As(err, &e) {
+		return fmt.Errorf("%s: %w", e.Ref, e.Err)
 	}
-	return handler.NewForward(spec, w.log)
+	return err
 }
 
 // secrets are those of the sources, GitHub's first.
 func (w *wired) secrets() ([][]config.Secret, error) {
-	all := make([][]config.Secret, 1+len(w.config.Sources))
-	var errs []error
-	resolve := func(i int, refs []string) {
-		var err error
-		all[i], err = config.ResolveSecrets(refs)
-		errs = append(errs, err)
-	}
-	resolve(0, w.config.Secrets)
-	for i, s := range w.config.Sources {
-		resolve(i+1, s.Secrets)
-	}
-	return all, errors.Join(errs...)
+	all, found := w.resolve()
+	return all, (&config.Mistakes{Config: w.config}).With(found...)
 }
 
-// warnings tells what is odd in a configuration, though it may be meant.
+// resolve reads the secrets, and tells of the references that yield none.
+func (w *wired) resolve() (all [][]config.Secret, found []*config.Mistake) {
+	add := func(field string, refs []string) {
+		secrets, err := config.ResolveSecrets(refs)
+		for _, err := range parts(err) {
+			var e *config.SecretError
+			if errors.As(err, &e) {
+				found = append(found, w.config.Mistake(fmt.Sprintf("%s[%d]", field, e.Index), 0, 0, unresolved(err)))
+			}
+		}
+		all = append(all, secrets)
+	}
+	add("secrets", w.config.Secrets)
+	for i, s := range w.config.Sources {
+		add(fmt.Sprintf("sources[%d].secrets", i), s.Secrets)
+	}
+	return all, found
+}
+
+// warnings tells what is odd in a configuration, though it may be meant, in the
+// order of the file.
 func (w *wired) warnings() []string {
-	var all []string
+	var all []*config.Mistake
 	index := map[string]int{}
 	for i, r := range w.config.Routes {
 		index[r.Name] = i
@@ -246,14 +294,19 @@ func (w *wired) warnings() []string {
 		}
 		if _, err := exec.LookPath(program); err != nil {
 			err = &queue.FieldError{Field: "run.command[0]", Err: fmt.Errorf("%w; attempts fail until it is there", err)}
-			all = append(all, located(w.config, i, err).Error())
+			all = append(all, located(w.config, i, err))
 		}
 	}
 	for _, odd := range w.routes.Warnings() {
 		err := &queue.FieldError{Field: odd.Field, Err: errors.New(odd.Text)}
-		all = append(all, located(w.config, index[odd.Route], err).Error())
+		all = append(all, located(w.config, index[odd.Route], err))
 	}
-	return all
+	config.InOrder(all)
+	texts := make([]string, len(all))
+	for i, m := range all {
+		texts[i] = m.Error()
+	}
+	return texts
 }
 
 // warn logs what is odd.

@@ -2,7 +2,6 @@ package config
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -10,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -181,8 +179,8 @@ type Options struct {
 	Flags map[string]*pflag.Flag // by key; one that was not given is not looked at
 }
 
-// Load reads, resolves and validates. Its errors are ErrInvalid and name every
-// problem that was found.
+// Load reads, resolves and validates. Its errors are ErrInvalid: *Mistakes, with
+// all that were found.
 func Load(o Options) (*Config, error) { return load(o, systemFile) }
 
 func load(o Options, system string) (*Config, error) {
@@ -191,17 +189,17 @@ func load(o Options, system string) (*Config, error) {
 		path, err = find(o.File, system)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return nil, (&Mistakes{}).With(plain("", err))
 	}
-	root, text, err := readFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	root, text, m := readFile(path)
+	if m != nil {
+		return nil, (&Mistakes{}).With(m)
 	}
 	l := newLoader(path, text)
 	l.c.Empty = root == nil
 	l.read(root, o.Flags)
-	if len(l.errs) > 0 {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, errors.Join(l.errs...))
+	if err := (&Mistakes{Config: &l.c}).With(l.named()...); err != nil {
+		return nil, err
 	}
 	if l.c.Hash, err = hash(&l.c); err != nil {
 		return nil, fmt.Errorf("hash the configuration: %w", err)
@@ -214,7 +212,6 @@ type loader struct {
 	reader
 	c       Config
 	scalars map[string]any // what the file sets, as text, by key
-	lines   map[string]int // and where
 	sources *yaml.Node
 	routes  *yaml.Node
 }
@@ -222,7 +219,7 @@ type loader struct {
 func newLoader(file string, text []byte) *loader {
 	l := &loader{
 		reader: reader{file: file, text: bytes.Split(text, []byte("\n")), positions: map[string]position{}},
-		c:      Config{File: file, origins: map[string]string{}, values: map[string]string{}}, lines: map[string]int{}, scalars: map[string]any{},
+		c:      Config{File: file, origins: map[string]string{}, values: map[string]string{}}, scalars: map[string]any{},
 	}
 	l.c.positions = l.positions
 	return l
@@ -232,11 +229,11 @@ func newLoader(file string, text []byte) *loader {
 func (l *loader) read(root *yaml.Node, flags map[string]*pflag.Flag) {
 	l.top(root)
 	l.resolve(flags)
-	l.database(flags["database"])
+	l.database()
 	l.secrets()
 	l.check()
-	l.list(l.sources, "sources", l.source)
-	l.list(l.routes, "routes", l.route)
+	l.list(l.sources, "sources", "[{name: acme, path: /webhooks/acme, …}]", l.source)
+	l.list(l.routes, "routes", "[{name: deploy, on: [push], …}]", l.route)
 	l.checkPassed()
 }
 
@@ -248,11 +245,13 @@ func (l *loader) top(root *yaml.Node) {
 			if err := k.set(new(Config), s); err != nil {
 				return err
 			}
-			l.scalars[k.Name], l.lines[k.Name] = s, n.Line
+			l.scalars[k.Name] = s
 			return nil
 		})
 	})
-	f["secrets"] = func(n *yaml.Node, path string) { l.c.Secrets = l.strings(n, path, checkReference) }
+	f["secrets"] = func(n *yaml.Node, path string) {
+		l.c.Secrets = l.strings(n, path, `["file:/etc/orchestrate/secret"]`, checkReference)
+	}
 	f["sources"] = func(n *yaml.Node, _ string) { l.sources = n }
 	f["routes"] = func(n *yaml.Node, _ string) { l.routes = n }
 	l.mapping(root, "", f)
@@ -261,92 +260,115 @@ func (l *loader) top(root *yaml.Node) {
 // resolve sets every scalar from where it comes.
 func (l *loader) resolve(flags map[string]*pflag.Flag) {
 	v := viper.NewWithOptions(viper.KeyDelimiter("/")) // no key has one: viper is to see them flat
-	l.fail(v.MergeConfigMap(l.scalars))
+	l.fail("", v.MergeConfigMap(l.scalars))
 	for _, k := range Keys() {
 		f := flags[k.Name]
 		v.SetDefault(k.Name, k.Default)
-		l.fail(v.BindEnv(k.Name, k.Env()))
+		l.fail("", v.BindEnv(k.Name, k.Env()))
 		if f != nil {
-			l.fail(v.BindPFlag(k.Name, f))
+			l.fail("", v.BindPFlag(k.Name, f))
 		}
-		origin := l.origin(k, f)
-		l.c.origins[k.Name], l.c.values[k.Name] = cmp.Or(strings.TrimSuffix(origin, ": "+k.Name), "default"), v.GetString(k.Name)
-		if origin == "" && k.Default == "" {
-			continue
-		}
-		if err := k.set(&l.c, v.GetString(k.Name)); err != nil {
-			l.fail(fmt.Errorf("%s: %w", origin, err))
+		origin := l.origin(k.Name, f)
+		l.c.origins[k.Name], l.c.values[k.Name] = origin, v.GetString(k.Name)
+		if origin != byDefault || k.Default != "" {
+			l.failKey(k.Name, k.set(&l.c, v.GetString(k.Name)))
 		}
 	}
 }
 
-// origin names where the value of a key comes from; "" is the default.
-func (l *loader) origin(k Key, f *pflag.Flag) string {
-	switch line, inFile := l.lines[k.Name]; {
+// byDefault is the origin of what nobody has set.
+const byDefault = "default"
+
+// origin names where the value of a key comes from.
+func (l *loader) origin(key string, f *pflag.Flag) string {
+	_, inFile := l.scalars[key]
+	switch env := (Key{Name: key}).Env(); {
 	case f != nil && f.Changed:
 		return "--" + f.Name
-	case os.Getenv(k.Env()) != "":
-		return k.Env()
+	case os.Getenv(env) != "":
+		return env
 	case inFile:
-		return l.at(line, k.Name)
+		return l.line(key)
 	}
-	return ""
+	return byDefault
+}
+
+// line is where a field of the file begins.
+func (l *loader) line(field string) string {
+	return fmt.Sprintf("%s:%d", l.file, l.positions[field].line)
+}
+
+// failKey tells what is wrong with a key where its value comes from. Field is
+// what it is told of, if that is more than the key.
+func (l *loader) failKey(key string, err error, field ...string) {
+	about := append(field, key)[0]
+	switch origin := l.c.origins[key]; {
+	case err == nil:
+	case origin == byDefault:
+		l.fail(about, err)
+	case origin == l.line(key):
+		m := l.c.Mistake(key, 0, 0, err)
+		m.Field, m.Subject = about, about
+		l.add(m)
+	default:
+		l.fail(origin, err)
+	}
 }
 
 // database makes its path absolute, so that no command depends on where it was
 // started: one in the file is relative to the file.
-func (l *loader) database(flag *pflag.Flag) {
+func (l *loader) database() {
 	const key = "database"
 	var err error
-	switch l.origin(Key{Name: key}, flag) {
-	case "":
+	switch l.c.origins[key] {
+	case byDefault:
 		l.c.Database, err = defaultDatabase()
-	case l.at(l.lines[key], key):
+	case l.line(key):
 		l.c.Database, err = l.beside(l.c.Database)
 	default:
 		l.c.Database, err = filepath.Abs(l.c.Database)
 	}
-	l.fail(err)
+	l.failKey(key, err)
 }
 
 // secrets lets the variable of secrets replace the file's.
 func (l *loader) secrets() {
 	if os.Getenv("ORCHESTRATE_SECRETS") != "" {
-		l.fail(errors.New("ORCHESTRATE_SECRETS: no such variable; put the secrets, one a line, into " + SecretVariable))
+		l.fail("ORCHESTRATE_SECRETS", errors.New("no such variable; put the secrets, one a line, into "+SecretVariable))
 	}
-	l.c.origins["secrets"] = "default"
+	l.c.origins["secrets"] = byDefault
 	if _, set := os.LookupEnv(SecretVariable); set {
 		l.c.Secrets = []string{envPrefix + SecretVariable}
 		l.c.origins["secrets"] = SecretVariable
 		return
 	}
-	if at, inFile := l.positions["secrets"]; inFile {
-		l.c.origins["secrets"] = l.at(at.line, "")
+	if _, inFile := l.positions["secrets"]; inFile {
+		l.c.origins["secrets"] = l.line("secrets")
 	}
-	for i, ref := range l.c.Secrets {
-		abs, err := absoluteReference(ref, l.beside)
-		l.fail(err)
-		l.c.Secrets[i] = abs
-	}
+	l.c.Secrets = l.absolute(l.c.Secrets)
 }
 
 // check compares what stands in different places.
 func (l *loader) check() {
 	if l.c.Listen == l.c.AdminListen && l.c.Listen != "" && !anyPort(l.c.Listen) {
-		l.fail(fmt.Errorf("admin_listen: %s is also listen; give each an address of its own", quote(l.c.Listen)))
+		key, other := "admin_listen", "listen"
+		if l.c.origins[key] == byDefault {
+			key, other = other, key
+		}
+		l.failKey(key, fmt.Errorf("%s is also %s; give each an address of its own", quote(l.c.Listen), other))
 	}
-	l.checkRetry(l.c.Retry, func(path string) string {
-		return cmp.Or(l.origin(Key{Name: path + ".base"}, nil), l.origin(Key{Name: path + ".cap"}, nil), path)
+	l.checkRetry(l.c.Retry, func(path string, err error) {
+		key := path + ".cap"
+		if l.c.origins[path+".base"] != byDefault {
+			key = path + ".base"
+		}
+		l.failKey(key, err, path)
 	})
 }
 
-func (l *loader) checkRetry(r Retry, where func(path string) string) {
-	if err := r.check(); err != nil {
-		l.fail(fmt.Errorf("%s: %w", where("retry"), err))
-	}
-	if err := r.Unavailable.check(); err != nil {
-		l.fail(fmt.Errorf("%s: %w", where("retry.unavailable"), err))
-	}
+func (l *loader) checkRetry(r Retry, fail func(path string, err error)) {
+	fail("retry", r.check())
+	fail("retry.unavailable", r.Unavailable.check())
 }
 
 // hash is taken over the effective values. Secrets are references here; where

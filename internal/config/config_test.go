@@ -393,9 +393,9 @@ func TestRefusedValues(t *testing.T) {
 		{"database", "sqlite://", `"sqlite://" names no file; give a path or sqlite://PATH`},
 		{"database", ":memory:", `":memory:" keeps nothing; give the path of a file`},
 		{"database", "~/q.db", `"~/q.db": ~ is not expanded here; write the whole path`},
-		{"on_redelivery", "requeue", `"requeue" is not one of requeue_dead, ignore`},
-		{"log.level", "trace", `"trace" is not one of debug, info, warn, error`},
-		{"log.format", "xml", `"xml" is not one of auto, text, json`},
+		{"on_redelivery", "requeue", `"requeue" is not known here; want one of requeue_dead, ignore`},
+		{"log.level", "trace", `"trace" is not known here; want one of debug, info, warn, error`},
+		{"log.format", "xml", `"xml" is not known here; want one of auto, text, json`},
 		{"drain_timeout", "30x", `"30x" is not a duration: no unit "x"` + use},
 		{"drain_timeout", "-1d", `"-1d" is not a duration: it can't be negative` + use},
 		{"drain_timeout", "30", `"30" is not a duration: add a unit to "30"` + use},
@@ -423,7 +423,9 @@ func TestRefusedValues(t *testing.T) {
 			}
 			clean(t)
 			path := file(t, nested(c.key, `"`+c.value+`"`))
-			line := fmt.Sprintf("FILE:%d: %s: %s", 2+strings.Count(c.key, "."), c.key, c.want)
+			leaf := c.key[strings.LastIndex(c.key, ".")+1:]
+			depth := strings.Count(c.key, ".")
+			line := fmt.Sprintf("FILE:%d:%d: %s: %s", 2+depth, 2*depth+len(leaf)+3, c.key, c.want)
 			if got := refusal(t, Options{File: path}); got != line {
 				t.Errorf("file:\n got %s\nwant %s", got, line)
 			}
@@ -449,7 +451,7 @@ func TestHiddenMistakeInFileIsRefused(t *testing.T) {
 	clean(t)
 	t.Setenv("ORCHESTRATE_LISTEN", "127.0.0.1:1")
 	got := refusal(t, Options{File: file(t, "listen: nowhere")})
-	if want := `FILE:1: listen: "nowhere" is not host:port, as in 127.0.0.1:9000`; got != want {
+	if want := `FILE:1:9: listen: "nowhere" is not host:port, as in 127.0.0.1:9000`; got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)
 	}
 }
@@ -459,79 +461,79 @@ func TestRefusedFiles(t *testing.T) {
 	deep := func(s string) string { return "routes:\n- name: a\n  on: [push]\n  run:\n    command: [x]\n" + s }
 	long := strings.Repeat("x", 65)
 	for name, c := range map[string]struct{ text, want string }{
-		"unknown key, close":      {"lisen: a:1", "FILE:1: lisen: unknown key; did you mean listen?"},
-		"unknown key, far":        {"log:\n  colour: red", "FILE:2: log.colour: unknown key; the keys here are format, level"},
-		"unknown key in a route":  {deep("  sources: []"), "FILE:6: routes[0].sources: unknown key; the keys here are concurrency, filter, forward, if, name, on, retry, run"},
-		"unknown key in run":      {deep("    time_out: 1s"), "FILE:6: routes[0].run.time_out: unknown key; did you mean timeout?"},
-		"unknown key, case":       {"Listen: a:1", "FILE:1: Listen: unknown key; did you mean listen?"},
-		"unknown key, dangerous":  {"\"\\e[2J\": 1", `FILE:1: "\x1b[2J": unknown key; the keys here are admin_listen, database, drain_timeout, listen, log, on_redelivery, processor, retry, routes, secrets, sources`},
-		"empty key":               {"log: {\"\": 1}", `FILE:1: log."": unknown key; the keys here are format, level`},
-		"misspelt key":            {deep("  ifs: 'true'"), "FILE:6: routes[0].ifs: unknown key; did you mean if?"},
-		"two handlers":            {deep("  forward: {url: 'https://x'}"), "FILE:2: routes[0]: has both run and forward; make two routes of it"},
-		"a status of two bytes":   {deep("    exit_codes: {done: [256]}"), `FILE:6: routes[0].run.exit_codes.done[0]: "256" is not between 0 and 255: exit statuses are one byte`},
-		"a switch that is a word": {deep("    allow_leading_dash: yes"), `FILE:6: routes[0].run.allow_leading_dash: "yes" is not one of true, false`},
-		"source github":           {"sources: [{name: github, path: /x, secrets: ['env:A']}]", `FILE:1: sources[0].name: "github" always exists, at /webhooks/github, with the secrets of the top level; choose another name`},
-		"source without secrets":  {"sources: [{name: a, path: /x, secrets: []}]", `FILE:1: sources[0].secrets: is empty; name at least one, as in [file:/etc/orchestrate/acme]`},
-		"a path of two sources":   {"sources:\n- {name: a, path: /x, secrets: ['env:A']}\n- {name: b, path: /x, secrets: ['env:A']}", `FILE:3: sources[1].path: "/x" is the path of sources[0]; give each its own`},
-		"a path with dots":        {"sources: [{name: a, path: /../x, secrets: ['env:A']}]", `FILE:1: sources[0].path: "/../x" is no path for a source; use /words of letters, digits, dot, - and _, as in /webhooks/acme`},
-		"a forward's secret":      {"routes:\n- {name: a, on: [push], forward: {url: 'https://x', secret: hunter2}}", `FILE:2: routes[0].forward.secret: is no reference; write env:NAME or file:PATH, never the secret itself (what stands there is not shown)`},
-		"a secret header":         {"routes:\n- name: a\n  on: [push]\n  forward:\n    url: https://x\n    headers:\n      X-Api-Key: hunter2", "FILE:7: routes[0].forward.headers.X-Api-Key: holds a secret by its name; write env:NAME or file:PATH, never the secret itself (what stands there is not shown)"},
-		"another route's secret":  {deep("    pass_env: [M]\n- {name: b, on: [push], forward: {url: 'https://x', headers: {A: 'env:M'}}}"), `FILE:6: routes[0].run.pass_env[0]: "M" holds a secret of this program; commands don't get it`},
-		"key twice":               {"listen: a:1\nlisten: b:2", "FILE:2: listen: stands here again, after line 1; leave one"},
-		"variable twice":          {deep("    env:\n      A: 1\n      A: 2"), "FILE:8: routes[0].run.env.A: stands here again, after line 7; leave one"},
-		"two documents":           {"listen: a:1\n---\nlisten: b:2", "FILE:2: a second document starts here; a configuration is one"},
-		"syntax":                  {"listen: a:1\n bad: [", "FILE:2: mapping values are not allowed in this context"},
-		"syntax in 2nd document":  {"listen: a:1\n---\n\"", "FILE:3: found unexpected end of stream"},
-		"star without quotes":     {"routes:\n- on: [*]", "FILE:2: did not find expected alphabetic or numeric character"},
-		"not UTF-8":               {"listen: \"\xff\"", "FILE: invalid leading UTF-8 octet"},
-		"not a mapping":           {"- listen", "FILE:1: is a list; it wants keys with values"},
-		"text":                    {"hello", "FILE:1: is a single value; it wants keys with values"},
-		"no value":                {"listen:", "FILE:1: listen: has no value; give one, or leave the key out"},
-		"list for a value":        {"listen: [a, b]", "FILE:1: listen: is a list; it wants one value"},
-		"value for a section":     {"log: debug", "FILE:1: log: is a single value; it wants keys with values"},
-		"merge":                   {"log: &l {level: info}\nretry:\n  <<: *l", "FILE:3: retry: a key must be a plain word; aliases and merges (<<) are not read there"},
-		"key that is a list":      {"? [a]\n: b", "FILE:1: a key must be a plain word; aliases and merges (<<) are not read there"},
-		"tag":                     {"listen: !!binary YTox", `FILE:1: listen: has the tag "!!binary"; tags are not read`},
-		"routes as mapping":       {"routes: {a: 1}", "FILE:1: routes: is a mapping; it wants a list, as in [a, b]"},
-		"route as text":           {"routes: [a]", "FILE:1: routes[0]: is a single value; it wants keys with values"},
-		"empty route":             {"routes:\n-\n", "FILE:2: routes[0]: has no name\nFILE:2: routes[0]: has no on\nFILE:2: routes[0]: has neither run nor forward, so it would do nothing; add one"},
-		"no command":              {"routes:\n- name: a\n  on: [push]\n  run:\n", "FILE:4: routes[0].run: has no command"},
-		"empty on":                {"routes:\n- name: a\n  on: []\n  run: {command: [x]}", `FILE:3: routes[0].on: is empty; name events, as in [push, pull_request.opened], or ["*"]`},
-		"on as text":              {"routes:\n- name: a\n  on: push\n  run: {command: [x]}", "FILE:3: routes[0].on: is a single value; it wants a list, as in [a, b]"},
-		"on with blank":           {"routes:\n- name: a\n  on: [push, ' ']\n  run: {command: [x]}", `FILE:3: routes[0].on[1]: " " is empty`},
-		"empty filter":            {deep("  filter: {repository: []}"), "FILE:6: routes[0].filter.repository: is empty; nothing could match; leave it out to let everything pass"},
-		"bad name":                {strings.Replace(route, ": a", ": A b", 1), `FILE:2: routes[0].name: "A b" is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit`},
-		"long name":               {strings.Replace(route, ": a", ": "+long, 1), `FILE:2: routes[0].name: "` + long + `" is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit`},
-		"name twice":              {route + strings.TrimPrefix(route, "routes:\n"), `FILE:5: routes[1].name: "a" is the name of routes[0]; give each its own`},
-		"concurrency of a route":  {deep("  concurrency: 0"), `FILE:6: routes[0].concurrency: "0" is not between 1 and 10000: leave it out for no bound of its own`},
-		"empty command":           {"routes:\n- name: a\n  on: [push]\n  run: {command: []}", "FILE:4: routes[0].run.command: is empty; name a program and its arguments, as in [make, deploy]"},
-		"blank program":           {"routes:\n- name: a\n  on: [push]\n  run: {command: ['', x]}", `FILE:4: routes[0].run.command[0]: "" names no program`},
-		"command as shell string": {"routes:\n- name: a\n  on: [push]\n  run: {command: make all}", "FILE:4: routes[0].run.command: is a single value; it wants a list, as in [a, b]"},
-		"NUL in an argument":      {"routes:\n- name: a\n  on: [push]\n  run: {command: [x, \"a\\0b\"]}", `FILE:4: routes[0].run.command[1]: "a\x00b" holds a NUL byte, which no argument or variable can`},
-		"bad timeout":             {deep("    timeout: 30x"), `FILE:6: routes[0].run.timeout: "30x" is not a duration: no unit "x"; use 90s, 30m, 12h, 30d`},
-		"no timeout":              {deep("    timeout: 0s"), `FILE:6: routes[0].run.timeout: "0s" is shorter than 1ms`},
-		"bad grace":               {deep("    grace: 5"), `FILE:6: routes[0].run.grace: "5" is not a duration: add a unit to "5"; use 90s, 30m, 12h, 30d`},
-		"home dir":                {deep("    dir: ~/x"), `FILE:6: routes[0].run.dir: "~/x": ~ is not expanded here; write the whole path`},
-		"bad variable":            {deep("    env: {'A=B': 1}"), `FILE:6: routes[0].run.env: "A=B" is no name of a variable`},
-		"null variable":           {deep("    env: {A: }"), "FILE:6: routes[0].run.env.A: has no value; give one, or leave the key out"},
-		"wildcard pass_env":       {deep("    pass_env: ['*']"), `FILE:6: routes[0].run.pass_env[0]: "*" is no name of a variable`},
-		"secret to a command":     {deep("    pass_env: [GITHUB_WEBHOOK_SECRET]"), `FILE:6: routes[0].run.pass_env[0]: "GITHUB_WEBHOOK_SECRET" holds a secret of this program; commands don't get it`},
-		"own secret to a command": {deep("    pass_env: [MINE]\nsecrets: ['env:MINE']"), `FILE:6: routes[0].run.pass_env[0]: "MINE" holds a secret of this program; commands don't get it`},
-		"bad retry of a route":    {deep("  retry: {max: 1000}"), `FILE:6: routes[0].retry.max: "1000" is not between 0 and 100: waits grow with each, and the last is long past use`},
-		"unknown retry key":       {deep("  retry: {unavailable: {four: 1h}}"), "FILE:6: routes[0].retry.unavailable.four: unknown key; did you mean for?"},
-		"base above cap":          {"retry:\n  base: 2h", "FILE:2: retry.base: base 2h is longer than cap 1h; raise the cap or lower the base"},
-		"cap below base":          {"retry:\n  unavailable: {cap: 1s}", "FILE:2: retry.unavailable.cap: base 5s is longer than cap 1s; raise the cap or lower the base"},
-		"cap of a route":          {deep("  retry:\n    cap: 1ms"), "FILE:7: routes[0].retry: base 1s is longer than cap 1ms; raise the cap or lower the base"},
-		"one address":             {"listen: a:1\nadmin_listen: a:1", `admin_listen: "a:1" is also listen; give each an address of its own`},
+		"unknown key, close":      {"lisen: a:1", "FILE:1:1: lisen: unknown key; did you mean listen?"},
+		"unknown key, far":        {"log:\n  colour: red", "FILE:2:3: log.colour: unknown key; want one of format, level"},
+		"unknown key in a route":  {deep("  sources: []"), "FILE:6:3: route a: sources: unknown key; want one of concurrency, filter, forward, if, name, on, retry, run"},
+		"unknown key in run":      {deep("    time_out: 1s"), "FILE:6:5: route a: run.time_out: unknown key; did you mean timeout?"},
+		"unknown key, case":       {"Listen: a:1", "FILE:1:1: Listen: unknown key; did you mean listen?"},
+		"unknown key, dangerous":  {"\"\\e[2J\": 1", `FILE:1:1: "\x1b[2J": unknown key; want one of admin_listen, database, drain_timeout, listen, log, on_redelivery, processor, retry, routes, secrets, sources`},
+		"empty key":               {"log: {\"\": 1}", `FILE:1:7: log."": unknown key; want one of format, level`},
+		"misspelt key":            {deep("  ifs: 'true'"), "FILE:6:3: route a: ifs: unknown key; did you mean if?"},
+		"two handlers":            {deep("  forward: {url: 'https://x'}"), "FILE:6:12: route a: forward: stands beside run; make two routes of it"},
+		"a status of two bytes":   {deep("    exit_codes: {done: [256]}"), `FILE:6:25: route a: run.exit_codes.done[0]: "256" is not between 0 and 255: exit statuses are one byte`},
+		"a switch that is a word": {deep("    allow_leading_dash: yes"), `FILE:6:25: route a: run.allow_leading_dash: "yes" is neither true nor false`},
+		"source github":           {"sources: [{name: github, path: /x, secrets: ['env:A']}]", `FILE:1:18: source github: name: "github" always exists, at /webhooks/github, with the secrets of the top level; choose another name`},
+		"source without secrets":  {"sources: [{name: a, path: /x, secrets: []}]", `FILE:1:40: source a: secrets: empty; name at least one, as in ["file:/etc/orchestrate/acme"]`},
+		"a path of two sources":   {"sources:\n- {name: a, path: /x, secrets: ['env:A']}\n- {name: b, path: /x, secrets: ['env:A']}", `FILE:3:19: source b: path: "/x" is the path of the source on line 2, too; give each its own`},
+		"a path with dots":        {"sources: [{name: a, path: /../x, secrets: ['env:A']}]", `FILE:1:27: source a: path: "/../x" is no path for a source; use /words of letters, digits, dot, - and _, as in /webhooks/acme`},
+		"a forward's secret":      {"routes:\n- {name: a, on: [push], forward: {url: 'https://x', secret: hunter2}}", "FILE:2:61: route a: forward.secret: no reference; write env:NAME or file:PATH, never the secret itself (what stands there is not shown)"},
+		"a secret header":         {"routes:\n- name: a\n  on: [push]\n  forward:\n    url: https://x\n    headers:\n      X-Api-Key: hunter2", "FILE:7:18: route a: forward.headers.X-Api-Key: a secret by its name; write env:NAME or file:PATH, never the secret itself (what stands there is not shown)"},
+		"another route's secret":  {deep("    pass_env: [M]\n- {name: b, on: [push], forward: {url: 'https://x', headers: {A: 'env:M'}}}"), `FILE:6:16: route a: run.pass_env[0]: "M" holds a secret of this program, which no command gets; remove it`},
+		"key twice":               {"listen: a:1\nlisten: b:2", "FILE:2:1: listen: stands on line 1 already; leave one"},
+		"variable twice":          {deep("    env:\n      A: 1\n      A: 2"), "FILE:8:7: route a: run.env.A: stands on line 7 already; leave one"},
+		"two documents":           {"listen: a:1\n---\nlisten: b:2", "FILE:2:1: a second document starts here; a configuration is one: leave out the line ---"},
+		"syntax":                  {"listen: a:1\n bad: [", "FILE:2: not YAML: a second colon, or a key that is indented too far; put a value that has a colon in quotes, and align the keys"},
+		"syntax in 2nd document":  {"listen: a:1\n---\n\"", "FILE:3: not YAML: the file ends within quotes; close them"},
+		"star without quotes":     {"routes:\n- on: [*]", "FILE:2: not YAML: a value that begins with * or &; put it in quotes"},
+		"not UTF-8":               {"listen: \"\xff\"", "FILE:1:10: not YAML: a byte that is not UTF-8; save the file in UTF-8"},
+		"not a mapping":           {"- listen", "FILE:1:1: a list; want keys with values, any of admin_listen, database, drain_timeout, listen, log, on_redelivery, processor, retry, routes, secrets, sources"},
+		"text":                    {"hello", "FILE:1:1: a single value; want keys with values, any of admin_listen, database, drain_timeout, listen, log, on_redelivery, processor, retry, routes, secrets, sources"},
+		"no value":                {"listen:", "FILE:1:8: listen: no value; give one, or leave the key out"},
+		"list for a value":        {"listen: [a, b]", "FILE:1:9: listen: a list; want a single value"},
+		"value for a section":     {"log: debug", `FILE:1:6: log: "debug" is a single value; want keys with values, any of format, level`},
+		"merge":                   {"log: &l {level: info}\nretry:\n  <<: *l", "FILE:3:3: retry: a key that is no plain word; lists, aliases and merges (<<) are not read there"},
+		"key that is a list":      {"? [a]\n: b", "FILE:1:3: a key that is no plain word; lists, aliases and merges (<<) are not read there"},
+		"tag":                     {"listen: !!binary YTox", `FILE:1:9: listen: the tag "!!binary" is not read here; quote a value that begins with !`},
+		"routes as mapping":       {"routes: {a: 1}", "FILE:1:9: routes: a mapping; want a list, as in [{name: deploy, on: [push], …}]"},
+		"route as text":           {"routes: [a]", `FILE:1:10: routes[0]: "a" is a single value; want keys with values, any of concurrency, filter, forward, if, name, on, retry, run`},
+		"empty route":             {"routes:\n-\n", "FILE:2:2: routes[0].name: missing; add it, as in name: deploy\nFILE:2:2: routes[0].on: missing; add it, as in on: [push]\nFILE:2:2: routes[0].run: missing, and so is forward: the route would do nothing; add one of them"},
+		"no command":              {"routes:\n- name: a\n  on: [push]\n  run:\n", "FILE:4:7: route a: run.command: missing; add it, as in command: [make, deploy]"},
+		"empty on":                {"routes:\n- name: a\n  on: []\n  run: {command: [x]}", `FILE:3:7: route a: on: empty; name at least one, as in [push, pull_request.opened], or ["*"] for all events`},
+		"on as text":              {"routes:\n- name: a\n  on: push\n  run: {command: [x]}", `FILE:3:7: route a: on: "push" is a single value; want a list, as in [push, pull_request.opened], or ["*"] for all events`},
+		"on with blank":           {"routes:\n- name: a\n  on: [push, ' ']\n  run: {command: [x]}", `FILE:3:14: route a: on[1]: " " is empty; write a value`},
+		"empty filter":            {deep("  filter: {repository: []}"), `FILE:6:24: route a: filter.repository: empty; name at least one, as in ["acme/*"], or leave it out to let everything pass`},
+		"bad name":                {strings.Replace(route, ": a", ": A b", 1), `FILE:2:9: routes[0].name: "A b" is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit`},
+		"long name":               {strings.Replace(route, ": a", ": "+long, 1), `FILE:2:9: routes[0].name: "` + long + `" is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit`},
+		"name twice":              {route + strings.TrimPrefix(route, "routes:\n"), `FILE:5:9: route a: name: "a" is the name of the route on line 2, too; give each its own`},
+		"concurrency of a route":  {deep("  concurrency: 0"), `FILE:6:16: route a: concurrency: "0" is not between 1 and 10000: leave it out for no bound of its own`},
+		"empty command":           {"routes:\n- name: a\n  on: [push]\n  run: {command: []}", "FILE:4:18: route a: run.command: empty; name at least one, as in [make, deploy]"},
+		"blank program":           {"routes:\n- name: a\n  on: [push]\n  run: {command: ['', x]}", `FILE:4:18: route a: run.command[0]: "" names no program; want one as in [make, deploy]`},
+		"command as shell string": {"routes:\n- name: a\n  on: [push]\n  run: {command: make all}", `FILE:4:18: route a: run.command: "make all" is a single value; want a list, as in [make, deploy]`},
+		"NUL in an argument":      {"routes:\n- name: a\n  on: [push]\n  run: {command: [x, \"a\\0b\"]}", `FILE:4:22: route a: run.command[1]: "a\x00b" holds a NUL byte, which no argument or variable can`},
+		"bad timeout":             {deep("    timeout: 30x"), `FILE:6:14: route a: run.timeout: "30x" is not a duration: no unit "x"; use 90s, 30m, 12h, 30d`},
+		"no timeout":              {deep("    timeout: 0s"), `FILE:6:14: route a: run.timeout: "0s" is shorter than 1ms`},
+		"bad grace":               {deep("    grace: 5"), `FILE:6:12: route a: run.grace: "5" is not a duration: add a unit to "5"; use 90s, 30m, 12h, 30d`},
+		"home dir":                {deep("    dir: ~/x"), `FILE:6:10: route a: run.dir: "~/x": ~ is not expanded here; write the whole path`},
+		"bad variable":            {deep("    env: {'A=B': 1}"), `FILE:6:11: route a: run.env."A=B": can't be a name here; want one as in {STAGE: production}`},
+		"null variable":           {deep("    env: {A: }"), "FILE:6:14: route a: run.env.A: no value; give one, or leave the key out"},
+		"wildcard pass_env":       {deep("    pass_env: ['*']"), `FILE:6:16: route a: run.pass_env[0]: "*" is no name of a variable; want one as in DEPLOY_ENV`},
+		"secret to a command":     {deep("    pass_env: [GITHUB_WEBHOOK_SECRET]"), `FILE:6:16: route a: run.pass_env[0]: "GITHUB_WEBHOOK_SECRET" holds a secret of this program, which no command gets; remove it`},
+		"own secret to a command": {deep("    pass_env: [MINE]\nsecrets: ['env:MINE']"), `FILE:6:16: route a: run.pass_env[0]: "MINE" holds a secret of this program, which no command gets; remove it`},
+		"bad retry of a route":    {deep("  retry: {max: 1000}"), `FILE:6:16: route a: retry.max: "1000" is not between 0 and 100: waits grow with each, and the last is long past use`},
+		"unknown retry key":       {deep("  retry: {unavailable: {four: 1h}}"), "FILE:6:25: route a: retry.unavailable.four: unknown key; did you mean for?"},
+		"base above cap":          {"retry:\n  base: 2h", "FILE:2:9: retry: base 2h is longer than cap 1h; raise the cap or lower the base"},
+		"cap below base":          {"retry:\n  unavailable: {cap: 1s}", "FILE:2:22: retry.unavailable: base 5s is longer than cap 1s; raise the cap or lower the base"},
+		"cap of a route":          {deep("  retry:\n    cap: 1ms"), "FILE:7:5: route a: retry: base 1s is longer than cap 1ms; raise the cap or lower the base"},
+		"one address":             {"listen: a:1\nadmin_listen: a:1", `FILE:2:15: admin_listen: "a:1" is also listen; give each an address of its own`},
 		"several": {"listen: x\nlogg: 1\nroutes:\n- name: ''\n  on: [push]\n  run: {command: [x], timeout: 1}", strings.Join([]string{
-			`FILE:1: listen: "x" is not host:port, as in 127.0.0.1:9000`,
-			`FILE:2: logg: unknown key; did you mean log?`,
-			`FILE:4: routes[0].name: "" is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit`,
-			`FILE:6: routes[0].run.timeout: "1" is not a duration: add a unit to "1"; use 90s, 30m, 12h, 30d`,
+			`FILE:1:9: listen: "x" is not host:port, as in 127.0.0.1:9000`,
+			`FILE:2:1: logg: unknown key; did you mean log?`,
+			`FILE:4:9: routes[0].name: "" is no name for a route; use 1 to 64 of a-z, 0-9, dot, - and _, and start with a letter or digit`,
+			`FILE:6:32: routes[0].run.timeout: "1" is not a duration: add a unit to "1"; use 90s, 30m, 12h, 30d`,
 		}, "\n")},
-		"too many":      {"routes: [" + strings.Repeat("a,", 1001) + "]", "FILE:1: routes: has 1001 entries; at most 1000 are read"},
+		"too many":      {"routes: [" + strings.Repeat("a,", 1001) + "]", "FILE:1:9: routes: 1001 entries; at most 1000 are read"},
 		"too long":      {strings.Repeat("# long\n", 1<<18), "configuration file FILE: longer than 1048576 bytes"},
-		"alias, cyclic": {"log: &l {level: *l}", "FILE:1: log.level: is a mapping; it wants one value"},
+		"alias, cyclic": {"log: &l {level: *l}", "FILE:1:6: log.level: a mapping; want a single value"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			clean(t)
@@ -796,8 +798,20 @@ func TestWhere(t *testing.T) {
 		{"routes[1].filter.labels[0]", 0, 0, "8:5"},
 		{"routes[9].on", 0, 0, "2:3"},
 	} {
-		if got, want := c.Where(w.field, w.line, w.column), path+":"+w.want; got != want {
+		if got, want := c.Mistake(w.field, w.line, w.column, nil).Place(), path+":"+w.want; got != want {
 			t.Errorf("%s %d:%d: got %s, want %s", w.field, w.line, w.column, got, want)
 		}
+	}
+}
+
+func TestTooManyMistakes(t *testing.T) {
+	clean(t)
+	var text strings.Builder
+	for i := range 3 * maxMistakes {
+		fmt.Fprintf(&text, "k%d: 1\n", i)
+	}
+	got := strings.Split(refusal(t, Options{File: file(t, text.String())}), "\n")
+	if len(got) != maxMistakes+1 || got[0] != "configuration file FILE: more than 1000 mistakes; the others are not told" {
+		t.Errorf("%d lines, the first %q", len(got), got[0])
 	}
 }

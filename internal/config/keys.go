@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
+
+	"orchestrate/internal/nearest"
 )
 
 // Key is a scalar of the configuration.
@@ -204,7 +206,7 @@ func parseDuration(s string, low time.Duration) (time.Duration, error) {
 func oneOf(values ...string) func(string) error {
 	return func(s string) error {
 		if !slices.Contains(values, s) {
-			return fmt.Errorf("%s is not one of %s", quote(s), strings.Join(values, ", "))
+			return fmt.Errorf("%s is not known here; %s", quote(s), nearest.Hint(s, values))
 		}
 		return nil
 	}

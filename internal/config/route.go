@@ -26,13 +26,9 @@ func (l *loader) source(n *yaml.Node, path string) {
 			l.value(n, path, func(v string) error { s.Path = v; return l.checkSourcePath(v) })
 		},
 		"secrets": func(n *yaml.Node, path string) {
-			for _, ref := range l.some(n, path, "name at least one, as in [file:/etc/orchestrate/acme]", checkReference) {
-				abs, err := absoluteReference(ref, l.beside)
-				l.fail(err)
-				s.Secrets = append(s.Secrets, abs)
-			}
+			s.Secrets = l.absolute(l.some(n, path, `["file:/etc/orchestrate/acme"]`, checkReference))
 		},
-	}, "name", "path", "secrets")
+	}, "name: acme", "path: /webhooks/acme", `secrets: ["file:/etc/orchestrate/acme"]`)
 	l.c.Sources = append(l.c.Sources, s)
 }
 
@@ -42,7 +38,7 @@ func (l *loader) checkSourceName(s string) error {
 	}
 	for i, other := range l.c.Sources {
 		if other.Name == s {
-			return fmt.Errorf("%s is the name of sources[%d]; give each its own", quote(s), i)
+			return fmt.Errorf("%s is the name of the source on line %d, too; give each its own", quote(s), l.entry("sources", i))
 		}
 	}
 	return checkIdentifier(s, "source")
@@ -57,11 +53,11 @@ func (l *loader) checkSourcePath(s string) error {
 		return fmt.Errorf("%s is no path for a source; use /words of letters, digits, dot, - and _, as in /webhooks/acme", quote(s))
 	}
 	if s == GitHubPath {
-		return fmt.Errorf("%s is the path of %s; give each its own", quote(s), GitHub)
+		return fmt.Errorf("%s is the path of source %s, which always exists; choose another", quote(s), GitHub)
 	}
 	for i, other := range l.c.Sources {
 		if other.Path == s {
-			return fmt.Errorf("%s is the path of sources[%d]; give each its own", quote(s), i)
+			return fmt.Errorf("%s is the path of the source on line %d, too; give each its own", quote(s), l.entry("sources", i))
 		}
 	}
 	return nil
@@ -75,7 +71,7 @@ func (l *loader) route(n *yaml.Node, path string) {
 			l.value(n, path, func(s string) error { r.Name = s; return l.checkName(s) })
 		},
 		"on": func(n *yaml.Node, path string) {
-			r.On = l.some(n, path, `name events, as in [push, pull_request.opened], or ["*"]`, checkNotEmpty)
+			r.On = l.some(n, path, `[push, pull_request.opened], or ["*"] for all events`, checkNotEmpty)
 		},
 		"filter": func(n *yaml.Node, path string) { r.Filter = l.filter(n, path) },
 		"if":     l.text(&r.If, checkNotEmpty),
@@ -89,13 +85,13 @@ func (l *loader) route(n *yaml.Node, path string) {
 		"forward": func(n *yaml.Node, path string) { r.Forward = l.forward(n, path) },
 		"retry":   func(n *yaml.Node, path string) { r.Retry = l.retry(n, path) },
 	}
-	l.mapping(n, path, f, "name", "on")
+	l.mapping(n, path, f, "name: deploy", "on: [push]")
 	switch v := follow(n); {
 	case v != nil && v.Kind != yaml.MappingNode: // which has been told
 	case r.Run != nil && r.Forward != nil:
-		l.failAt(n, path, "has both run and forward; make two routes of it")
+		l.add(l.c.Mistake(path+".forward", 0, 0, errors.New("stands beside run; make two routes of it")))
 	case r.Run == nil && r.Forward == nil:
-		l.failAt(n, path, "has neither run nor forward, so it would do nothing; add one")
+		l.failAt(n, path+".run", "missing, and so is forward: the route would do nothing; add one of them")
 	}
 	l.c.Routes = append(l.c.Routes, r)
 }
@@ -113,29 +109,34 @@ func (l *loader) checkName(s string) error {
 	}
 	for i, r := range l.c.Routes {
 		if r.Name == s {
-			return fmt.Errorf("%s is the name of routes[%d]; give each its own", quote(s), i)
+			return fmt.Errorf("%s is the name of the route on line %d, too; give each its own", quote(s), l.entry("routes", i))
 		}
 	}
 	return nil
 }
 
+// entry is the line on which one of a list begins.
+func (l *loader) entry(list string, i int) int {
+	return l.positions[fmt.Sprintf("%s[%d]", list, i)].line
+}
+
 func (l *loader) filter(n *yaml.Node, path string) Filter {
 	var f Filter
-	values := func(p *[]string) func(*yaml.Node, string) {
+	values := func(p *[]string, example string) func(*yaml.Node, string) {
 		return func(n *yaml.Node, path string) {
-			*p = l.some(n, path, "nothing could match; leave it out to let everything pass", checkNotEmpty)
+			*p = l.some(n, path, example+", or leave it out to let everything pass", checkNotEmpty)
 		}
 	}
 	l.mapping(n, path, fields{
-		"repository":         values(&f.Repository),
-		"base_branch":        values(&f.BaseBranch),
+		"repository":         values(&f.Repository, `["acme/*"]`),
+		"base_branch":        values(&f.BaseBranch, "[main]"),
 		"skip_forks":         l.bool(&f.SkipForks),
-		"labels":             values(&f.Labels),
-		"author":             values(&f.Author),
-		"paths":              values(&f.Paths),
-		"conclusion":         values(&f.Conclusion),
-		"author_association": values(&f.AuthorAssociation),
-		"sender_type":        values(&f.SenderType),
+		"labels":             values(&f.Labels, "[agent]"),
+		"author":             values(&f.Author, `["dependabot[bot]"]`),
+		"paths":              values(&f.Paths, `["src/**"]`),
+		"conclusion":         values(&f.Conclusion, "[failure]"),
+		"author_association": values(&f.AuthorAssociation, "[OWNER, MEMBER]"),
+		"sender_type":        values(&f.SenderType, "[User]"),
 		"draft": func(n *yaml.Node, path string) {
 			f.Draft = new(bool)
 			l.bool(f.Draft)(n, path)
@@ -156,14 +157,16 @@ func (l *loader) run(n *yaml.Node, path string) *Run {
 				return err
 			})
 		},
-		"env":                func(n *yaml.Node, path string) { r.Env = l.pairsOf(n, path, checkVariable, checkNoNUL) },
-		"pass_env":           func(n *yaml.Node, path string) { r.PassEnv = l.strings(n, path, checkVariable) },
+		"env": func(n *yaml.Node, path string) {
+			r.Env = l.pairsOf(n, path, "{STAGE: production}", checkVariable)
+		},
+		"pass_env":           func(n *yaml.Node, path string) { r.PassEnv = l.strings(n, path, "[PATH, HOME]", checkVariable) },
 		"allow_leading_dash": l.bool(&r.AllowLeadingDash),
 		"stdin":              l.text(&r.Stdin, checkNotEmpty),
 		"exit_codes":         func(n *yaml.Node, path string) { r.ExitCodes = l.exitCodes(n, path) },
 		"timeout":            l.duration(&r.Timeout, time.Millisecond), // none can't be set
 		"grace":              l.duration(&r.Grace, 0),
-	}, "command")
+	}, "command: [make, deploy]")
 	return r
 }
 
@@ -172,7 +175,7 @@ func (l *loader) exitCodes(n *yaml.Node, path string) ExitCodes {
 	codes := func(p *[]int) func(*yaml.Node, string) {
 		return func(n *yaml.Node, path string) {
 			*p = []int{}
-			l.list(n, path, func(n *yaml.Node, path string) {
+			l.list(n, path, "[0, 3]", func(n *yaml.Node, path string) {
 				l.value(n, path, func(s string) error {
 					code, err := parseInt(s, 0, 255, "exit statuses are one byte")
 					*p = append(*p, code)
@@ -188,42 +191,37 @@ func (l *loader) exitCodes(n *yaml.Node, path string) ExitCodes {
 func (l *loader) forward(n *yaml.Node, path string) *Forward {
 	f := &Forward{Timeout: defaultForwardTimeout}
 	l.mapping(n, path, fields{
-		"url": l.text(&f.URL, func(s string) (err error) {
-			if IsReference(s) {
-				if err = checkReference(s); err == nil {
-					f.URL, err = absoluteReference(s, l.beside)
-				}
-				return err
+		"url": l.text(&f.URL, func(s string) error {
+			if !IsReference(s) {
+				return checkNotEmpty(s)
 			}
-			return checkNotEmpty(s)
+			f.URL = l.absolute([]string{s})[0]
+			return checkReference(s)
 		}),
 		"secret": func(n *yaml.Node, path string) {
-			l.value(n, path, func(s string) (err error) {
-				if err = checkReference(s); err == nil {
-					f.Secret, err = absoluteReference(s, l.beside)
+			l.value(n, path, func(s string) error {
+				err := checkReference(s)
+				if err == nil {
+					f.Secret = l.absolute([]string{s})[0]
 				}
 				return err
 			})
 		},
 		"headers": func(n *yaml.Node, path string) {
-			f.Headers = l.pairsOf(n, path, checkNotEmpty, checkNoNUL)
+			f.Headers = l.pairsOf(n, path, "{X-Team: ops}", checkNotEmpty)
 			for _, name := range slices.Sorted(maps.Keys(f.Headers)) {
 				v := f.Headers[name]
 				if secretHeader.MatchString(name) && !IsReference(v) {
-					path := join(path, name)
-					l.fail(fmt.Errorf("%s: holds a secret by its name; write env:NAME or file:PATH, never the secret itself (what stands there is not shown)",
-						l.at(l.positions[path].line, path)))
+					l.add(l.c.Mistake(join(path, name), 0, 0, errors.New("a secret by its name; "+writeReference)))
 				}
-				abs, err := absoluteReference(v, l.beside)
-				l.fail(err)
-				f.Headers[name] = abs
+				f.Headers[name] = l.absolute([]string{v})[0]
 			}
 		},
 		"timeout": l.duration(&f.Timeout, time.Millisecond),
 		"allow_private": func(n *yaml.Node, path string) {
-			f.AllowPrivate = l.strings(n, path, checkNotEmpty)
+			f.AllowPrivate = l.strings(n, path, "[10.0.0.0/8]", checkNotEmpty)
 		},
-	}, "url")
+	}, "url: https://mirror.example/hook")
 	return f
 }
 
@@ -238,7 +236,12 @@ func (l *loader) text(p *string, check func(string) error) func(*yaml.Node, stri
 
 func (l *loader) bool(p *bool) func(*yaml.Node, string) {
 	return func(n *yaml.Node, path string) {
-		l.value(n, path, func(s string) error { *p = s == "true"; return oneOf("true", "false")(s) })
+		l.value(n, path, func(s string) error {
+			if *p = s == "true"; *p || s == "false" {
+				return nil
+			}
+			return fmt.Errorf("%s is neither true nor false", quote(s))
+		})
 	}
 }
 
@@ -252,19 +255,19 @@ func (l *loader) duration(p *time.Duration, low time.Duration) func(*yaml.Node, 
 }
 
 func (l *loader) command(n *yaml.Node, path string) []string {
-	argv := l.some(n, path, "name a program and its arguments, as in [make, deploy]", checkNoNUL)
+	argv := l.some(n, path, "[make, deploy]", checkNoNUL)
 	if len(argv) > 0 && strings.TrimSpace(argv[0]) == "" {
-		l.failAt(n, path+"[0]", "%s names no program", quote(argv[0]))
+		l.failAt(n, path+"[0]", "%s names no program; want one as in [make, deploy]", quote(argv[0]))
 	}
 	return argv
 }
 
 // pairsOf reads a mapping of names and values that the configuration chooses.
-func (l *loader) pairsOf(n *yaml.Node, path string, checkName, check func(string) error) map[string]string {
+func (l *loader) pairsOf(n *yaml.Node, path, example string, checkName func(string) error) map[string]string {
 	var all map[string]string
-	l.pairs(n, path, func(name string, k, v *yaml.Node) {
+	l.pairs(n, path, "as in "+example, func(name string, k, v *yaml.Node) {
 		if err := checkName(name); err != nil {
-			l.failAt(k, path, "%w", err)
+			l.failAt(k, join(path, name), "can't be a name here; want one as in %s", example)
 			return
 		}
 		l.value(v, join(path, name), func(s string) error {
@@ -272,7 +275,7 @@ func (l *loader) pairsOf(n *yaml.Node, path string, checkName, check func(string
 				all = map[string]string{}
 			}
 			all[name] = s
-			return check(s)
+			return checkNoNUL(s)
 		})
 	})
 	return all
@@ -285,8 +288,15 @@ func (l *loader) retry(n *yaml.Node, path string) Retry {
 	l.mapping(n, path, l.group(keys, "", func(k Key, n *yaml.Node, path string) {
 		l.value(n, path, func(s string) error { return k.set(&c, s) })
 	}))
-	l.checkRetry(c.Retry, func(sub string) string {
-		return l.at(n.Line, strings.TrimSuffix(path, "retry")+sub)
+	l.checkRetry(c.Retry, func(sub string, err error) {
+		if err != nil {
+			field := strings.TrimSuffix(path, "retry") + sub
+			m := l.c.Mistake(field, 0, 0, err)
+			if _, set := l.positions[field+".base"]; set {
+				m.Line, m.Column = l.positions[field+".base"].line, l.positions[field+".base"].column
+			}
+			l.add(m)
+		}
 	})
 	return c.Retry
 }
@@ -302,7 +312,7 @@ func (l *loader) checkPassed() {
 		for j, name := range r.Run.PassEnv {
 			if slices.Contains(secret, name) {
 				path := fmt.Sprintf("routes[%d].run.pass_env[%d]", i, j)
-				l.fail(fmt.Errorf("%s: %s holds a secret of this program; commands don't get it", l.at(l.positions[path].line, path), quote(name)))
+				l.add(l.c.Mistake(path, 0, 0, fmt.Errorf("%s holds a secret of this program, which no command gets; remove it", quote(name))))
 			}
 		}
 	}
@@ -331,14 +341,14 @@ func (c *Config) SecretVariables() []string {
 
 func checkVariable(name string) error {
 	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '=' || r == '*' }) {
-		return fmt.Errorf("%s is no name of a variable", quote(name))
+		return fmt.Errorf("%s is no name of a variable; want one as in DEPLOY_ENV", quote(name))
 	}
 	return nil
 }
 
 func checkNotEmpty(s string) error {
 	if strings.TrimSpace(s) == "" {
-		return fmt.Errorf("%s is empty", quote(s))
+		return fmt.Errorf("%s is empty; write a value", quote(s))
 	}
 	return nil
 }

@@ -82,16 +82,21 @@ func checkReference(s string) error {
 	if isEnv && checkVariable(name) == nil || isFile && path != "" && checkPath(path) == nil {
 		return nil
 	}
-	return errors.New("is no reference; write env:NAME or file:PATH, never the secret itself (what stands there is not shown)")
+	return errors.New("no reference; " + writeReference)
 }
 
-func absoluteReference(ref string, beside func(string) (string, error)) (string, error) {
-	path, ok := strings.CutPrefix(ref, filePrefix)
-	if !ok {
-		return ref, nil
+const writeReference = "write env:NAME or file:PATH, never the secret itself (what stands there is not shown)"
+
+// absolute makes the paths of references so.
+func (l *loader) absolute(refs []string) []string {
+	for i, ref := range refs {
+		if path, ok := strings.CutPrefix(ref, filePrefix); ok {
+			path, err := l.beside(path)
+			l.fail("", err)
+			refs[i] = filePrefix + path
+		}
 	}
-	path, err := beside(path)
-	return filePrefix + path, err
+	return refs
 }
 
 // IsReference tells whether a value names a secret instead of standing for
@@ -100,12 +105,23 @@ func IsReference(s string) bool {
 	return strings.HasPrefix(s, envPrefix) || strings.HasPrefix(s, filePrefix)
 }
 
-// ResolveSecret reads a reference that names one secret. Another number of them
-// is ErrInvalid.
+// SecretError is ErrInvalid and says which reference yields no secret.
+type SecretError struct {
+	Index int // in the list of references
+	Ref   string
+	Err   error
+}
+
+func (e *SecretError) Error() string        { return "secret " + e.Ref + ": " + e.Err.Error() }
+func (e *SecretError) Unwrap() error        { return e.Err }
+func (e *SecretError) Is(target error) bool { return target == ErrInvalid }
+
+// ResolveSecret reads a reference that names one secret. Its errors are
+// *SecretError.
 func ResolveSecret(ref string) (Secret, error) {
 	all, err := ResolveSecrets([]string{ref})
 	if err == nil && len(all) > 1 {
-		err = fmt.Errorf("%w: secret %s: holds %d secrets; leave one line", ErrInvalid, ref, len(all))
+		err = &SecretError{0, ref, fmt.Errorf("holds %d secrets; leave one line", len(all))}
 	}
 	if err != nil {
 		return Secret{}, err
@@ -115,14 +131,14 @@ func ResolveSecret(ref string) (Secret, error) {
 
 // ResolveSecrets reads what the references name: none if there are none. All
 // of the secrets are valid at once; one that stands there twice is returned
-// once. A reference that yields nothing is ErrInvalid.
+// once. Its errors are *SecretError, joined.
 func ResolveSecrets(refs []string) ([]Secret, error) {
 	var all []Secret
 	var errs []error
-	for _, ref := range refs {
+	for i, ref := range refs {
 		lines, err := resolve(ref)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, &SecretError{i, ref, err})
 		}
 		for _, line := range lines {
 			if !slices.ContainsFunc(all, func(s Secret) bool { return bytes.Equal(s.Bytes(), line) }) {
@@ -131,7 +147,7 @@ func ResolveSecrets(refs []string) ([]Secret, error) {
 		}
 	}
 	if len(errs) > 0 {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, errors.Join(errs...))
+		return nil, errors.Join(errs...)
 	}
 	return all, nil
 }
@@ -140,20 +156,20 @@ func resolve(ref string) ([][]byte, error) {
 	if name, ok := strings.CutPrefix(ref, envPrefix); ok {
 		value, set := os.LookupEnv(name)
 		if !set {
-			return nil, fmt.Errorf("secret %s: the variable is not set", ref)
+			return nil, errors.New("the variable is not set; set it, or name another")
 		}
-		return secretLines(ref, []byte(value))
+		return secretLines([]byte(value))
 	}
 	b, err := read(strings.TrimPrefix(ref, filePrefix), maxSecrets, func(*os.File) error { return nil })
 	if err != nil {
-		return nil, fmt.Errorf("secret %s: %w", ref, err)
+		return nil, fmt.Errorf("%w; write the secret there, or name another file", err)
 	}
-	return secretLines(ref, b)
+	return secretLines(b)
 }
 
 // secretLines splits at line ends, LF or CRLF; blanks belong to the secret,
 // empty lines don't count.
-func secretLines(ref string, b []byte) ([][]byte, error) {
+func secretLines(b []byte) ([][]byte, error) {
 	var secrets [][]byte
 	for line := range bytes.Lines(b) {
 		if bare, ok := bytes.CutSuffix(line, []byte("\n")); ok {
@@ -164,7 +180,7 @@ func secretLines(ref string, b []byte) ([][]byte, error) {
 		}
 	}
 	if secrets == nil {
-		return nil, fmt.Errorf("secret %s: set but empty", ref)
+		return nil, errors.New("set but empty; write the secret there")
 	}
 	return secrets, nil
 }
@@ -199,10 +215,10 @@ func keptSecret(path string) (Secret, error) {
 	if err != nil {
 		return Secret{}, fmt.Errorf("%w: secret %s: %w", ErrInvalid, ref, err)
 	}
-	lines, err := secretLines(ref, b)
+	lines, err := secretLines(b)
 	switch {
 	case err != nil:
-		return Secret{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return Secret{}, fmt.Errorf("%w: secret %s: %w", ErrInvalid, ref, err)
 	case len(lines) > 1:
 		return Secret{}, fmt.Errorf("%w: %s holds %d secrets; to use several, name it in the configuration: secrets: [%q]", ErrInvalid, path, len(lines), ref)
 	}

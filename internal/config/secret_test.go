@@ -131,8 +131,8 @@ func TestRefusedReferences(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			clean(t)
 			got := refusal(t, Options{File: file(t, "\nsecrets: "+text)})
-			if !strings.HasPrefix(got, "FILE:2: secrets") {
-				t.Errorf("got %s, want FILE:2: secrets...", got)
+			if !strings.HasPrefix(got, "FILE:2:1") {
+				t.Errorf("got %s, want FILE:2:1N: secrets...", got)
 			}
 			if strings.Contains(got, hidden) {
 				t.Errorf("the secret is shown: %s", got)
@@ -141,7 +141,7 @@ func TestRefusedReferences(t *testing.T) {
 	}
 	clean(t)
 	got := refusal(t, Options{File: file(t, "secrets: ["+hidden+"]")})
-	want := "FILE:1: secrets[0]: is no reference; write env:NAME or file:PATH, never the secret itself (what stands there is not shown)"
+	want := "FILE:1:11: secrets[0]: no reference; write env:NAME or file:PATH, never the secret itself (what stands there is not shown)"
 	if got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)
 	}
@@ -167,24 +167,24 @@ func TestUnresolvedSecrets(t *testing.T) {
 	long := write(t, filepath.Join(dir, "long"), strings.Repeat("x", maxSecrets+1))
 	unset(t, "UNSET")
 	for ref, want := range map[string]string{
-		"env:" + SecretVariable: "secret env:GITHUB_WEBHOOK_SECRET: set but empty",
-		"env:UNSET":             "secret env:UNSET: the variable is not set",
-		"file:/nonexistent/x":   "secret file:/nonexistent/x: no such file or directory",
-		"file:" + empty:         "secret file:" + empty + ": set but empty",
-		"file:" + long:          "secret file:" + long + ": longer than 65536 bytes",
-		"file:" + dir:           "secret file:" + dir + ": is a directory",
+		"env:" + SecretVariable: "secret env:GITHUB_WEBHOOK_SECRET: set but empty; write the secret there",
+		"env:UNSET":             "secret env:UNSET: the variable is not set; set it, or name another",
+		"file:/nonexistent/x":   "secret file:/nonexistent/x: no such file or directory; write the secret there, or name another file",
+		"file:" + empty:         "secret file:" + empty + ": set but empty; write the secret there",
+		"file:" + long:          "secret file:" + long + ": longer than 65536 bytes; write the secret there, or name another file",
+		"file:" + dir:           "secret file:" + dir + ": is a directory; write the secret there, or name another file",
 	} {
 		got, err := ResolveSecrets([]string{ref})
 		if err == nil || got != nil {
 			t.Errorf("%s: got %v, %v", ref, got, err)
 			continue
 		}
-		if !errors.Is(err, ErrInvalid) || err.Error() != "invalid configuration: "+want {
+		if !errors.Is(err, ErrInvalid) || err.Error() != want {
 			t.Errorf("%s:\n got %v\nwant %s", ref, err, want)
 		}
 	}
 	_, err := ResolveSecrets([]string{"env:UNSET", "file:/nonexistent/x"})
-	if n := strings.Count(err.Error(), "secret "); n != 2 {
+	if n := strings.Count(err.Error(), "secret env:") + strings.Count(err.Error(), "secret file:"); n != 2 {
 		t.Errorf("%d problems are named in %v, want 2", n, err)
 	}
 }
@@ -270,7 +270,7 @@ func TestGenerateSecretRefuses(t *testing.T) {
 	}{
 		"world":  {hidden, 0o604, "others can read it (mode 0604): chmod 600 PATH"},
 		"group":  {hidden, 0o640, "others can read it (mode 0640): chmod 600 PATH"},
-		"empty":  {"\n", 0o600, "set but empty"},
+		"empty":  {"\n", 0o600, "set but empty; write the secret there"},
 		"second": {hidden + "\nmore", 0o600, `PATH holds 2 secrets; to use several, name it in the configuration: secrets: ["file:PATH"]`},
 		"long":   {strings.Repeat("x", maxSecrets+1), 0o600, "longer than 65536 bytes"},
 	} {

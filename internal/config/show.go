@@ -259,11 +259,11 @@ func (c *Config) Settings() []Setting {
 	}
 	for i, s := range c.Sources {
 		path := fmt.Sprintf("sources[%d]", i)
-		all = append(all, Setting{path, s.Name + " at " + s.Path, c.Where(path, 0, 0)})
+		all = append(all, Setting{path, s.Name + " at " + s.Path, c.Mistake(path, 0, 0, nil).Place()})
 	}
 	for i, r := range c.Routes {
 		path := fmt.Sprintf("routes[%d]", i)
-		all = append(all, Setting{path, r.Name, c.Where(path, 0, 0)})
+		all = append(all, Setting{path, r.Name, c.Mistake(path, 0, 0, nil).Place()})
 	}
 	return all
 }

@@ -140,9 +140,13 @@ func parseTarget(s string, allow allowed) (*url.URL, error) {
 	var parse *url.Error
 	switch {
 	case errors.As(err, &parse):
-		return nil, parse.Err // the whole would print the URL
+		return nil, fmt.Errorf("%w; want one as in https://mirror.example/hook", parse.Err) // the whole would print the URL
 	case err != nil:
 		return nil, err
+	case strings.Contains(s, "{{"):
+		return nil, errors.New("a template, which is not filled in here, or a sender could choose the receiver; write the URL in full")
+	case u.Scheme == "":
+		return nil, errors.New("no scheme: want http or https, as in https://mirror.example/hook")
 	case u.Scheme != "http" && u.Scheme != "https":
 		return nil, fmt.Errorf("scheme %q: want http or https, as in https://mirror.example/hook", u.Scheme)
 	case u.User != nil:
@@ -219,23 +223,33 @@ func parseHeaders(headers map[string]ForwardHeader) (map[string]ForwardHeader, e
 		canonical := http.CanonicalHeaderKey(name)
 		err := checkHeader(name, headers[name].Value)
 		if _, twice := all[canonical]; twice && err == nil {
-			err = fmt.Errorf("%s is there twice; upper and lower case are the same", canonical)
+			err = errors.New("stands there twice: upper and lower case are the same; leave one")
 		}
-		errs = append(errs, field("headers."+name, err))
+		errs = append(errs, field("headers."+key(name), err))
 		all[canonical] = headers[name]
 	}
 	return all, errors.Join(errs...)
 }
 
+// key is a name as the configuration quotes it, where it is no plain word.
+func key(name string) string {
+	if plain := strings.Trim(name, wordChars) == ""; plain && name != "" {
+		return name
+	}
+	return strconv.Quote(name)
+}
+
+const wordChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
+
 func checkHeader(name, value string) error {
 	lower := strings.ToLower(name)
 	switch {
 	case strings.Trim(lower, "abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~") != "" || name == "":
-		return fmt.Errorf("%q is no name of a header: want letters, digits and hyphens", name)
+		return errors.New("no name of a header: want letters, digits and hyphens")
 	case slices.ContainsFunc(ownHeaders, func(own string) bool {
 		return lower == own || strings.HasSuffix(own, "-") && strings.HasPrefix(lower, own)
 	}):
-		return fmt.Errorf("%s is set by this program; remove it", name)
+		return errors.New("set by this program; remove it")
 	case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }):
 		return errors.New("its value holds a line break or another control character, which no header can")
 	}

@@ -22,6 +22,7 @@ import (
 	"syscall"
 	"time"
 
+	"orchestrate/internal/nearest"
 	"orchestrate/internal/queue"
 )
 
@@ -127,8 +128,11 @@ func (h *run) setStdin(s string) error {
 		h.input = []pattern{p}
 		return err
 	case s != stdinNone:
-		return invalid("run.stdin", "%q is neither a word for it nor a template; %s, or a template with {{ }}",
-			queue.Cut(s, maxLine/4), nearest(s, []string{stdinNone, stdinPayload}))
+		hint := "want payload, none, or a template with {{ }}"
+		if meant, ok := nearest.Word(s, []string{stdinNone, stdinPayload}); ok {
+			hint = "did you mean " + meant + "?"
+		}
+		return invalid("run.stdin", "%q is neither a word for it nor a template; %s", queue.Cut(s, maxLine/4), hint)
 	}
 	return nil
 }
@@ -166,7 +170,7 @@ func environment(r Run) ([]string, error) {
 	vars, errs := map[string]string{}, []error(nil)
 	for i, name := range pass {
 		if err := checkName(name, r.Secrets); err != nil {
-			errs = append(errs, invalid("run.pass_env["+strconv.Itoa(i)+"]", "%w", err))
+			errs = append(errs, invalid("run.pass_env["+strconv.Itoa(i)+"]", "%q: %w", name, err))
 		}
 		if value, ok := os.LookupEnv(name); ok {
 			vars[name] = value
@@ -178,7 +182,7 @@ func environment(r Run) ([]string, error) {
 			err = errors.New("its value holds a NUL byte")
 		}
 		if err != nil {
-			errs = append(errs, invalid("run.env."+queue.Printable(name), "%w", err))
+			errs = append(errs, invalid("run.env."+key(name), "%w", err))
 		}
 		vars[name] = r.Env[name]
 	}
@@ -194,11 +198,11 @@ func environment(r Run) ([]string, error) {
 func checkName(name string, secrets []string) error {
 	switch upper := strings.ToUpper(name); {
 	case name == "" || strings.ContainsAny(name, "=\x00"):
-		return fmt.Errorf("%q is no name of a variable", name)
+		return errors.New("no name of a variable")
 	case upper == "GITHUB_WEBHOOK_SECRET" || slices.Contains(secrets, name):
-		return fmt.Errorf("%s holds a secret of this program, which no command gets; remove it", name)
+		return errors.New("holds a secret of this program, which no command gets; remove it")
 	case strings.HasPrefix(upper, "ORCHESTRATE_"):
-		return fmt.Errorf("%s: names that start with ORCHESTRATE_ are set by this program; choose another", name)
+		return errors.New("names that start with ORCHESTRATE_ are set by this program; choose another")
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"text/template/parse"
 	"unicode/utf8"
 
+	"orchestrate/internal/nearest"
 	"orchestrate/internal/queue"
 )
 
@@ -78,8 +79,28 @@ func syntaxError(name, text string, err error) *queue.FieldError {
 	if _, after, ok := strings.Cut(message, ": "); ok { // behind the line
 		message = after
 	}
+	if means, ok := parserSays[message]; ok {
+		message = means
+	}
+	if strings.HasPrefix(message, "undefined variable") {
+		message += "; a field of the payload begins with a dot, as in {{ .ref }}"
+	}
 	e.Err = errors.New(message)
 	return e
+}
+
+// parserSays are words of the parser, and what they mean.
+var parserSays = map[string]string{
+	"unclosed action":            "{{ is not closed; close it with }}",
+	`unexpected "}" in operand`:  "{{ is not closed; close it with }}",
+	"unexpected EOF":             "{{ if }}, {{ range }} or {{ with }} is not closed; close it with {{ end }}",
+	"unexpected {{end}}":         "{{ end }} closes nothing; remove it, or write {{ if }}, {{ range }} or {{ with }} before it",
+	"unexpected {{else}}":        "{{ else }} belongs to nothing; write {{ if }}, {{ range }} or {{ with }} before it",
+	"missing value for if":       "{{ if }} asks for nothing; name a field, as in {{ if .created }}",
+	"missing value for range":    "{{ range }} goes over nothing; name a field, as in {{ range .commits }}",
+	"missing value for with":     "{{ with }} takes nothing; name a field, as in {{ with .release }}",
+	"missing value for command":  "{{ }} holds nothing; name a field, as in {{ .ref }}",
+	"unterminated quoted string": "quotes that are never closed; close them before }}",
 }
 
 // position counts lines and characters from 1.
@@ -122,7 +143,7 @@ func (c *compiler) node(n parse.Node) {
 		c.branch(&n.BranchNode)
 	case *parse.TemplateNode:
 		if c.trees[n.Name] == nil {
-			c.fail(n.Pos, "template %q is not defined", n.Name)
+			c.fail(n.Pos, "template %q is not defined; define it in this text, or write in place of it what it would hold", n.Name)
 		}
 		c.pipe(n.Pipe, false)
 	}
@@ -195,7 +216,7 @@ func (c *compiler) checkFact(n *parse.ChainNode) {
 		return
 	}
 	if known := factNames(); !slices.Contains(known, n.Field[0]) {
-		c.fail(n.Node.Position(), "event has no %s; %s", n.Field[0], nearest(n.Field[0], known))
+		c.fail(n.Node.Position(), "event has no %s; %s", n.Field[0], nearest.Hint(n.Field[0], known))
 	}
 }
 
@@ -206,8 +227,12 @@ func factNames() []string {
 // check refuses a call that could only fail.
 func (c *compiler) check(id *parse.IdentifierNode, args []parse.Node, piped bool) {
 	f, ok := functions[id.Ident]
+	if !ok && id.Ident == "payload" {
+		c.fail(id.Pos, "the payload is the dot itself; write {{ .ref }}, not {{ payload.ref }}")
+		return
+	}
 	if !ok {
-		c.fail(id.Pos, "unknown function %s; %s", id.Ident, nearest(id.Ident, slices.Sorted(maps.Keys(functions))))
+		c.fail(id.Pos, "unknown function %s; %s", id.Ident, nearest.Hint(id.Ident, slices.Sorted(maps.Keys(functions))))
 		return
 	}
 	if f.usage == "" {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"orchestrate/internal/nearest"
 	"orchestrate/internal/queue"
 )
 
@@ -70,7 +71,7 @@ func (c *compiler) on(items []string) []kind {
 			c.errs = append(c.errs, &queue.FieldError{Field: field, Err: err})
 			continue
 		case first < i:
-			c.fail(field, "%q stands in on[%d] already", item, first)
+			c.fail(field, "%q stands in on[%d] already; leave one", item, first)
 			continue
 		case slices.ContainsFunc(kinds, k.isIn):
 			c.warn(field, "%q is among what stands before it", item)
@@ -94,7 +95,11 @@ func parseKind(item string) (kind, error) {
 	}
 	event, action, dotted := strings.Cut(item, ".")
 	if !isName(event) || dotted && !isAction(event, action) {
-		return kind{}, fmt.Errorf(`%q is no event: want "event" or "event.action" in the letters a-z, 0-9 and _, or "*" for all`, item)
+		hint := `want event or event.action, as in push or pull_request.opened, or "*" for all`
+		if meant, ok := nearest.Word(item, knownItems()); ok {
+			hint = "did you mean " + meant + "?"
+		}
+		return kind{}, fmt.Errorf("%q is no event; %s", item, hint)
 	}
 	return kind{event, action}, nil
 }
@@ -128,7 +133,7 @@ func (c *compiler) patterns(f *fact, wanted []string) []glob {
 	for i, w := range wanted {
 		g, err := f.names.compile(w)
 		if err == nil && slices.Contains(globs[:i], g) {
-			err = errors.New(quoted(w) + " stands in the list already")
+			err = errors.New(quoted(w) + " stands in the list already; leave one")
 		}
 		if err != nil {
 			c.fail(fmt.Sprintf("%s[%d]", field, i), "%w", err)

@@ -16,6 +16,7 @@ import (
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/ext"
 
+	"orchestrate/internal/nearest"
 	"orchestrate/internal/queue"
 )
 
@@ -70,7 +71,7 @@ func compileCondition(text string) (c *condition, errs []*queue.FieldError) {
 	}
 	switch {
 	case len(text) > maxCondition:
-		return nil, conditionError(fmt.Errorf("%d bytes long, more than %d", len(text), maxCondition))
+		return nil, conditionError(fmt.Errorf("%d bytes long, more than %d; make several routes of it", len(text), maxCondition))
 	case !utf8.ValidString(text):
 		return nil, conditionError(errors.New("not in UTF-8"))
 	case strings.TrimSpace(text) == "":
@@ -123,7 +124,11 @@ func (unknownSizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNo
 // noise only, and so it is at one place.
 func located(env *cel.Env, text string, parsed *cel.Ast, issues *cel.Issues) []*queue.FieldError {
 	var told []*queue.FieldError
+	noise := withinUnknown(env, parsed)
 	for _, issue := range issues.Errors() {
+		if noise[issue.ExprID] {
+			continue
+		}
 		line, column := issue.Location.Line(), max(1, issue.Location.Column()+1) // CEL knows places without a column
 		if line < 1 {
 			line, column = 0, 0
@@ -132,7 +137,7 @@ func located(env *cel.Env, text string, parsed *cel.Ast, issues *cel.Issues) []*
 		message, back := undeclared(env, parsed, issue.ExprID)
 		if message == "" {
 			back = 0
-			message = queue.Cut(queue.Printable(issue.Message), maxMessage)
+			message = queue.Cut(queue.Printable(plainly(issue.Message, literal(parsed, issue.ExprID))), maxMessage)
 		}
 		if parsed == nil {
 			e.Err = errors.New(message + slip(text, line, column))
@@ -173,15 +178,7 @@ const maxMessage = 500 // bytes of an error of CEL's that are shown
 // condition is wrong in another way. CEL's own message names Go options that
 // could be set.
 func undeclared(env *cel.Env, parsed *cel.Ast, id int64) (message string, back int) {
-	if parsed == nil {
-		return "", 0
-	}
-	var found ast.Expr
-	ast.PreOrderVisit(parsed.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
-		if e.ID() == id {
-			found = e
-		}
-	}))
+	found := part(parsed, id)
 	if found == nil {
 		return "", 0
 	}
@@ -201,6 +198,47 @@ func undeclared(env *cel.Env, parsed *cel.Ast, id int64) (message string, back i
 	}
 }
 
+// part is the part of a condition that has an id; nil if none has.
+func part(parsed *cel.Ast, id int64) (found ast.Expr) {
+	if parsed == nil {
+		return nil
+	}
+	ast.PreOrderVisit(parsed.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
+		if e.ID() == id {
+			found = e
+		}
+	}))
+	return found
+}
+
+// withinUnknown are the parts of the arguments of functions that nobody knows:
+// what is wrong with those tends to be so because the function is no macro.
+func withinUnknown(env *cel.Env, parsed *cel.Ast) map[int64]bool {
+	if parsed == nil {
+		return nil
+	}
+	noise := map[int64]bool{}
+	ast.PreOrderVisit(parsed.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
+		if e.Kind() != ast.CallKind || env.HasFunction(e.AsCall().FunctionName()) {
+			return
+		}
+		for _, arg := range e.AsCall().Args() {
+			ast.PreOrderVisit(arg, ast.NewExprVisitor(func(e ast.Expr) { noise[e.ID()] = true }))
+		}
+	}))
+	return noise
+}
+
+// literal is the text that a part of a condition is; empty if it is none.
+func literal(parsed *cel.Ast, id int64) string {
+	if e := part(parsed, id); e != nil && e.Kind() == ast.LiteralKind {
+		if s, ok := e.AsLiteral().(types.String); ok {
+			return string(s)
+		}
+	}
+	return ""
+}
+
 func unknownFunction(env *cel.Env, name string) string {
 	if env.HasFunction(name) {
 		return ""
@@ -215,7 +253,15 @@ func unknownFunction(env *cel.Env, name string) string {
 		known = append(known, m.Function())
 	}
 	slices.Sort(known)
-	return fmt.Sprintf("there is no function %q%s", name, didYouMean(name, known))
+	known = slices.Compact(known)
+	best, ok := elsewhere[name]
+	if !ok {
+		best, ok = nearest.Word(name, known)
+	}
+	if ok {
+		return fmt.Sprintf("there is no function %q; did you mean %s?", name, best)
+	}
+	return fmt.Sprintf("there is no function %q; those there are: %s", name, strings.Join(known, ", "))
 }
 
 // isWord leaves operators out, which CEL names in its own way: _&&_, @in.
@@ -227,19 +273,18 @@ func unknownVariable(name string) string {
 	if name == "event" || name == "payload" {
 		return ""
 	}
-	hint := didYouMean(name, []string{"event", "payload"})
+	hint := nearest.Hint(name, []string{"event", "payload"})
 	if _, ok := eventFields[name]; ok {
-		hint = fmt.Sprintf(" (did you mean %q?)", "event."+name)
+		hint = "did you mean event." + name + "?"
 	}
-	return fmt.Sprintf("there is no variable %q%s: there are event and payload", name, hint)
+	return fmt.Sprintf("there is no variable %q; %s", name, hint)
 }
 
 func unknownField(name string) string {
 	if _, ok := eventFields[name]; ok {
 		return ""
 	}
-	known := slices.Sorted(maps.Keys(eventFields))
-	return fmt.Sprintf("event has no field %q%s: it has %s", name, didYouMean(name, known), strings.Join(known, ", "))
+	return fmt.Sprintf("event has no field %q; %s", name, nearest.Hint(name, slices.Sorted(maps.Keys(eventFields))))
 }
 
 // holds evaluates the condition.

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"orchestrate/internal/nearest"
 )
 
 // known are the events that GitHub sends, with their actions (docs.github.com,
@@ -96,6 +98,20 @@ var known = map[string]string{
 // anyAction: whoever calls the API makes it up.
 const anyAction = "*"
 
+// knownItems are all that can stand in "on" and is known here.
+func knownItems() []string {
+	var items []string
+	for _, event := range slices.Sorted(maps.Keys(known)) {
+		items = append(items, event)
+		for _, action := range strings.Fields(known[event]) {
+			if action != anyAction {
+				items = append(items, event+"."+action)
+			}
+		}
+	}
+	return items
+}
+
 // doubt tells what is odd about an item of "on"; empty when nothing is.
 func doubt(k kind) string {
 	actions, ok := known[k.event]
@@ -103,13 +119,15 @@ func doubt(k kind) string {
 	case k.event == "":
 		return ""
 	case !ok:
-		return fmt.Sprintf("%q is no event that is known here%s", k.event, didYouMean(k.event, slices.Sorted(maps.Keys(known))))
+		if best, ok := nearest.Word(k.event, slices.Sorted(maps.Keys(known))); ok {
+			return fmt.Sprintf("%q is no event that is known here; did you mean %s?", k.event, best)
+		}
+		return fmt.Sprintf("%q is no event that is known here", k.event)
 	case k.action == "" || actions == anyAction || slices.Contains(have, k.action):
 		return ""
 	case len(have) == 0:
 		return fmt.Sprintf("%s has no actions, so that %q would never come", k.event, k.event+"."+k.action)
 	default:
-		return fmt.Sprintf("%s has no action %q that is known here%s: it has %s",
-			k.event, k.action, didYouMean(k.action, have), strings.Join(have, ", "))
+		return fmt.Sprintf("%s has no action %q that is known here; %s", k.event, k.action, nearest.Hint(k.action, have))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"orchestrate/internal/nearest"
 	"orchestrate/internal/queue"
 )
 
@@ -146,7 +147,7 @@ func oneOf(what string, words ...string) syntax {
 		if slices.Contains(words, s) {
 			return nil
 		}
-		return fmt.Errorf("%q is no %s%s: want one of %s", s, what, didYouMean(s, words), strings.Join(words, ", "))
+		return fmt.Errorf("%q is no %s; %s", s, what, nearest.Hint(s, words))
 	}}
 }
 

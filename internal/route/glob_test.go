@@ -206,9 +206,9 @@ func TestGlobRefuses(t *testing.T) {
 		{"brackets inside a login", logins, "a[bot]b", `'[' can't stand in a login`},
 		{"bot alone", logins, "[bot]", `"*[bot]"`},
 		{"wrong word", conclusions, "failed", `"failed" is no conclusion`},
-		{"word with a wildcard", conclusions, "fail*", `"fail*" is no conclusion: want one of success, failure`},
-		{"word near another", conclusions, "canceled", `did you mean "cancelled"?`},
-		{"word in another case", associations, "member", `did you mean "MEMBER"?`},
+		{"word with a wildcard", conclusions, "fail*", `"fail*" is no conclusion; want one of success, failure`},
+		{"word near another", conclusions, "canceled", `did you mean cancelled?`},
+		{"word in another case", associations, "member", `did you mean MEMBER?`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -216,17 +216,5 @@ func TestGlobRefuses(t *testing.T) {
 				t.Errorf("compile(%q) = %v, want an error with %s", tt.pattern, err, tt.want)
 			}
 		})
-	}
-}
-
-func TestNearest(t *testing.T) {
-	known := []string{"success", "failure", "pull_request", "pull_request_review", "push"}
-	for word, want := range map[string]string{
-		"failures": "failure", "fialure": "failure", "pullrequest": "pull_request", "pull_requests": "pull_request",
-		"pull_request_reviews": "pull_request_review", "SUCCESS": "success", "deploy": "", "": "", strings.Repeat("x", 1000): "",
-	} {
-		if got := nearest(word, known); got != want {
-			t.Errorf("nearest(%.30q) = %q, want %q", word, got, want)
-		}
 	}
 }

@@ -373,12 +373,12 @@ func TestWarnings(t *testing.T) {
 		want []string
 	}{
 		{"nothing odd", Spec{On: []string{"*"}, Filter: Filter{Paths: []string{"src/**"}}}, nil},
-		{"unknown event", Spec{On: []string{"pull_requests"}}, []string{`on[0]: "pull_requests" is no event that is known here (did you mean "pull_request"?)`}},
+		{"unknown event", Spec{On: []string{"pull_requests"}}, []string{`on[0]: "pull_requests" is no event that is known here; did you mean pull_request?`}},
 		{"event of tomorrow", Spec{On: []string{"quantum_leap"}}, []string{`on[0]: "quantum_leap" is no event that is known here`}},
 		{
 			"unknown action",
 			Spec{On: []string{"pull_request.open"}},
-			[]string{`on[0]: pull_request has no action "open" that is known here (did you mean "opened"?): it has assigned, auto_merge_disabled`},
+			[]string{`on[0]: pull_request has no action "open" that is known here; did you mean opened?`},
 		},
 		{"event without actions", Spec{On: []string{"push.created"}}, []string{`on[0]: push has no actions, so that "push.created" would never come`}},
 		{"made-up action", Spec{On: []string{"repository_dispatch.deploy-now"}}, nil},

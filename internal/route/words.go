@@ -1,57 +1,71 @@
 package route
 
 import (
+	"errors"
 	"fmt"
+	"regexp"
+	re2 "regexp/syntax"
 	"strings"
 )
 
-// didYouMean is a hint at the word that was probably meant, to be appended to a
-// message; empty when none is near.
-func didYouMean(word string, known []string) string {
-	if near := nearest(word, known); near != "" {
-		return fmt.Sprintf(" (did you mean %q?)", near)
-	}
-	return ""
+// elsewhere is what other languages call the functions of CEL.
+var elsewhere = map[string]string{
+	"any": "exists", "some": "exists", "every": "all", "len": "size", "length": "size", "includes": "contains",
+	"lower": "lowerAscii", "toLowerCase": "lowerAscii", "upper": "upperAscii", "toUpperCase": "upperAscii",
 }
 
-// nearest is the known word that takes the fewest changes; empty when even that
-// takes more than a third of its letters.
-func nearest(word string, known []string) string {
-	best, fewest := "", 0
-	for _, k := range known {
-		d := distance(strings.ToLower(word), strings.ToLower(k))
-		if d <= max(1, len(k)/3) && (best == "" || d < fewest) {
-			best, fewest = k, d
+var (
+	wrongToken = regexp.MustCompile(`^Syntax error: (mismatched input|extraneous input|no viable alternative at input|` +
+		`token recognition error at:) '(?s:(.*?))'( expecting .*)?$`)
+	missingToken = regexp.MustCompile(`^Syntax error: missing (\S+) at (.*)$`)
+	noFields     = regexp.MustCompile(`^type '(.*)' does not support field selection$`)
+	noOverload   = regexp.MustCompile(`^found no matching overload for '(.*)' applied to '(.*)'$`)
+)
+
+// plainly says in other words what CEL's compiler means; text is that of the part
+// that it is about, if it is one.
+func plainly(message, text string) string {
+	if m := wrongToken.FindStringSubmatch(message); m != nil {
+		switch token := strings.TrimSpace(m[2]); {
+		case token == "<EOF>":
+			return "the condition ends where more is wanted; finish it"
+		case strings.HasPrefix(token, "'") || strings.HasPrefix(token, `"`):
+			return "quotes that are never closed: " + token
+		default:
+			return fmt.Sprintf("%q can't stand here", token)
 		}
 	}
-	return best
+	if m := missingToken.FindStringSubmatch(message); m != nil {
+		return strings.Trim(m[1], "'") + " is missing here"
+	}
+	if m := noOverload.FindStringSubmatch(message); m != nil {
+		hint := ""
+		switch {
+		case m[1] == "!_":
+			hint = "; want true or false"
+		case strings.HasPrefix(m[1], "_"):
+			hint = "; int(…) and string(…) convert"
+		}
+		return fmt.Sprintf("%s can't be applied to %s%s", operatorNames.Replace(m[1]), m[2], hint)
+	}
+	if m := noFields.FindStringSubmatch(message); m != nil {
+		return fmt.Sprintf("a value of type %s has no fields", m[1])
+	}
+	var wrong *re2.Error
+	switch _, err := re2.Parse(text, re2.Perl); {
+	case message == "invalid matches argument" && errors.As(err, &wrong):
+		return fmt.Sprintf("%q is no regular expression: %s; see github.com/google/re2/wiki/Syntax", text, wrong.Code)
+	case message == "invalid duration argument":
+		return fmt.Sprintf("%q is no duration; want one as in duration(\"90s\")", text)
+	case message == "invalid timestamp argument":
+		return fmt.Sprintf("%q is no time; want one as in timestamp(\"2026-01-31T12:00:00Z\")", text)
+	case message == "invalid argument to has() macro":
+		return "has wants a field, as in has(payload.pull_request)"
+	case strings.HasPrefix(message, "expression recursion limit exceeded"):
+		return fmt.Sprintf("more than %d levels of brackets and calls; make several routes of it", maxNesting)
+	}
+	return message
 }
 
-// distance counts the letters to be put in, taken out, replaced, or swapped with
-// their neighbour, to make b of a. A word longer than any known one is cut: it is
-// far from all of them.
-func distance(a, b string) int {
-	a = a[:min(len(a), 100)]
-	rows := make([][]int, len(a)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(b)+1)
-		rows[i][0] = i
-	}
-	for j := range rows[0] {
-		rows[0][j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			d := min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				d = min(d, rows[i-2][j-2]+1)
-			}
-			rows[i][j] = d
-		}
-	}
-	return rows[len(a)][len(b)]
-}
+// operatorNames are those of the operators, by what they are called in CEL's messages.
+var operatorNames = strings.NewReplacer("_[_]", "[ ]", "_?_:_", "? :", "@in", "in", "_", "")

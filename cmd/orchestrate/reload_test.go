@@ -80,7 +80,7 @@ func TestHangupReloads(t *testing.T) {
 	p.configure(func(s string) string { return strings.Replace(s, "name: quick", "nme: quick", 1) })
 	d.hangup()
 	p.eventually("the refusal is shown", func() bool {
-		status := p.run("status", "--config", p.path("empty.yaml"), "--database", p.path("state/q.db"))
+		status := p.run("status") // whatever is wrong with the routes
 		return strings.Contains(string(status), "1, 1 refused") &&
 			strings.Contains(p.errors(), "unknown key; did you mean name?")
 	})
@@ -204,6 +204,29 @@ func TestReloadRefusesWhatIsNotThere(t *testing.T) {
 	if _, err := os.Stat(p.path("state/webhook-secret")); err == nil {
 		t.Error("a reload has made a secret")
 	}
+}
+
+// TestLeastSecrets: a process needs the secrets and directories of what it does
+// itself, and no others.
+func TestLeastSecrets(t *testing.T) {
+	p := newProgram(t, `routes:
+  - {name: mirror, on: [push], forward: {url: "https://mirror.example", secret: "env:NOT_SET"}}
+  - {name: elsewhere, on: [push], run: {command: ["true"], dir: /nonexistent/dir}}
+  - {name: here, on: [push], run: {command: ["true"]}}
+`)
+	for _, args := range [][]string{{"serve"}, {"process", "--once"}, {"process", "--once", "--route", "mirror"}} {
+		if err := p.command(args...).Run(); err == nil {
+			t.Errorf("%v ran without the secret", args)
+		}
+	}
+	d := p.serve("--no-process")
+	p.run("events", "send", "push")
+	p.run("process", "--once", "--route", "here")
+	if got := len(p.list("--route", "here")); got != 1 {
+		t.Errorf("%d events, want 1", got)
+	}
+	d.hangup()
+	p.eventually("it has reloaded", func() bool { return p.stats().Workers[0].ReloadCount == 1 })
 }
 
 // TestStopDoesNotWaitForAReloadThatHangs.

@@ -55,12 +55,13 @@ type App struct {
 	config    string
 	timeout   time.Duration
 
-	flags    *pflag.FlagSet  // of the command that runs
-	wired    *wired          // the configuration, once it is loaded
-	store    *store.SQLite   // once it is open
-	commands handler.Running // what routes have running
-	live     bool            // all is to be as serve needs it: secrets and directories must be there
-	daemon   bool            // serve or process: logs as configured, creates the database, drains on a signal
+	flags    *pflag.FlagSet          // of the command that runs
+	wired    *wired                  // the configuration, once it is loaded
+	store    *store.SQLite           // once it is open
+	commands handler.Running         // what routes have running
+	live     bool                    // deliveries are to come in: the secrets of sources must be there
+	runs     func(route string) bool // of which the secrets and directories must be there, as they are to run; nil: none
+	daemon   bool                    // serve or process: logs as configured, creates the database, drains on a signal
 
 	hangups      chan struct{} // what daemons are asked to reload by
 	reloadable   atomic.Bool   // a hang-up is no end

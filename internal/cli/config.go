@@ -44,7 +44,7 @@ type validated struct {
 }
 
 func runConfigValidate(a *App) error {
-	a.live = true
+	a.live, a.runs = true, func(string) bool { return true }
 	w, err := a.wire()
 	if err != nil {
 		return err

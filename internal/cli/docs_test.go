@@ -147,7 +147,7 @@ func TestDocsConfigurationsAreValid(t *testing.T) {
 			must(os.WriteFile(path, []byte(m[1]), 0o600))
 			c, err := config.Load(config.Options{File: path})
 			if err == nil {
-				_, err = base{log: slog.New(slog.DiscardHandler), redact: &redactor{}}.compile(c, false)
+				_, err = base{log: slog.New(slog.DiscardHandler), redact: &redactor{}}.compile(c)
 			}
 			if err != nil {
 				t.Errorf("%s: %v in\n%s", page, err, m[1])

@@ -64,7 +64,7 @@ func loadExamples(t *testing.T) []example {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, err := base{log: slog.New(slog.DiscardHandler), redact: &redactor{}}.compile(c, true)
+		w, err := base{log: slog.New(slog.DiscardHandler), redact: &redactor{}}.compile(c)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -58,6 +58,7 @@ the commands did: what failed waits for its retry.`,
 
 func runProcess(ctx context.Context, a *App, o *processOptions) error {
 	a.daemon = true
+	a.runs = func(route string) bool { return o.routes == nil || slices.Contains(o.routes, route) }
 	a.catchHangups()
 	w, err := a.wire()
 	if err != nil {
@@ -79,11 +80,7 @@ func runProcess(ctx context.Context, a *App, o *processOptions) error {
 	w.log.InfoContext(ctx, "ready", "database", w.config.Database, "routes", w.queue.RouteNames(), "containment", w.containmentText())
 	ctx, stopReloads := context.WithCancel(ctx)
 	defer stopReloads()
-	ended := make(chan error)
-	go func() {
-		defer close(ended)
-		a.reloads(ctx, q, func(next *wired) (func(), error) { return func() {}, o.known(next) })
-	}()
+	ended := a.startReloads(ctx, q, func(next *wired) (func(), error) { return func() {}, o.known(next) })
 	err = q.Work(ctx, work)
 	stopReloads()
 	awaitReload(ended)

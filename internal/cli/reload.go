@@ -39,11 +39,21 @@ func (a *App) reloads(ctx context.Context, q *queue.Queue, prepare func(next *wi
 	}
 }
 
+// startReloads follows the configuration beside what else a daemon does.
+func (a *App) startReloads(ctx context.Context, q *queue.Queue, prepare func(*wired) (func(), error)) (ended <-chan struct{}) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.reloads(ctx, q, prepare)
+	}()
+	return done
+}
+
 // reloadPatience is how long a stop waits for a reload. One that reads from where
 // nothing comes, a pipe or a file system that is away, ends with the process.
 const reloadPatience = time.Second
 
-func awaitReload(ended <-chan error) {
+func awaitReload(ended <-chan struct{}) {
 	patience := time.NewTimer(reloadPatience)
 	defer patience.Stop()
 	select {
@@ -65,7 +75,7 @@ func (a *App) reload(ctx context.Context, q *queue.Queue, prepare func(*wired) (
 	if err := reloadable(a.wired.config, c); err != nil {
 		return err
 	}
-	next, err := a.wired.compile(c, true)
+	next, err := a.wired.compile(c)
 	if err != nil {
 		return err
 	}

@@ -225,7 +225,7 @@ func condition(c route.Predicate) string {
 	case c.Error != "":
 		return c.Name + ": " + strings.TrimPrefix(string(c.Error), c.Name+": ")
 	case c.Name == "if":
-		return fmt.Sprintf("if: %s is %t", strings.Join(c.Wanted, " "), c.Held)
+		return fmt.Sprintf("if: %s is %t", strings.Join(strings.Fields(strings.Join(c.Wanted, " ")), " "), c.Held)
 	}
 	return fmt.Sprintf("%s: %s %s %s", c.Name, printable(c.Actual), fits, strings.Join(c.Wanted, ", "))
 }

@@ -72,6 +72,7 @@ type service struct {
 
 func runServe(ctx context.Context, a *App, o *serveOptions) error {
 	a.daemon, a.live = true, true
+	a.runs = func(string) bool { return !o.noProcess }
 	a.catchHangups()
 	w, err := a.wire()
 	if err != nil {
@@ -218,7 +219,7 @@ func (s *service) run(ctx context.Context) error {
 	adminEnded := part(func() error { return s.server.ServeAdmin(admin, s.admin) })
 	intakeEnded := part(func() error { return s.server.ServeIntake(intake, s.intake) })
 	workEnded := part(func() error { return s.queue.Work(ctx, s.workerOptions()) })
-	reloadEnded := part(func() error { s.app.reloads(ctx, s.queue, s.follow); return nil })
+	reloadEnded := s.app.startReloads(ctx, s.queue, s.follow)
 	s.wired.log.InfoContext(ctx, "ready", "url", "http://"+s.intake.Addr().String()+config.GitHubPath, "admin", s.admin.Addr().String(),
 		"database", s.wired.config.Database, "routes", s.wired.queue.RouteNames(), "containment", s.wired.containmentText(), "version", s.wired.version)
 	err := <-workEnded

@@ -21,7 +21,8 @@ that waits is due, and lists the workers. One that is silent has not shown itsel
 for longer than its lease: it may be dead, and another takes over its jobs. One
 without slots only receives. CONFIG names the configuration that it follows, as
 config validate does, RELOADS counts how often it took another, and what it
-refused last is told. Jobs that wait for a route without a worker are told, too.`,
+refused last is told. Jobs that wait for a route without a worker are told, too.
+What is wrong with routes and sources of the configuration does not keep it.`,
 		Example: `  orchestrate status
   orchestrate status -o json | jq '.routes[] | select(.dead_letter > 0)'`,
 		Args: args(0, 0, ""),
@@ -30,7 +31,7 @@ refused last is told. Jobs that wait for a route without a worker are told, too.
 }
 
 func runStatus(ctx context.Context, a *App) error {
-	q, err := a.queue(ctx)
+	q, err := a.queueWithoutRoutes(ctx)
 	if err != nil {
 		return err
 	}

@@ -50,11 +50,14 @@ func (a *App) configFlags() map[string]*pflag.Flag {
 	return flags
 }
 
-func (a *App) loadConfig() (*config.Config, error) {
+func (a *App) loadConfig() (*config.Config, error) { return a.load(config.Options{}) }
+
+func (a *App) load(o config.Options) (*config.Config, error) {
 	if err := notEmpty(a.flags, "config"); err != nil {
 		return nil, err // another file would be a surprise: it names commands to run
 	}
-	return config.Load(config.Options{File: a.config, Flags: a.configFlags()})
+	o.File, o.Flags = a.config, a.configFlags()
+	return config.Load(o)
 }
 
 // wired is a configuration with the parts that it asks for.
@@ -73,7 +76,8 @@ type base struct {
 	redact      *redactor // for the secrets that this process holds
 	version     string
 	commands    *handler.Running
-	containment *handler.Containment // of a daemon's commands
+	runs        func(route string) bool // nil: none
+	containment *handler.Containment    // of a daemon's commands
 }
 
 // wire loads the configuration and compiles its routes, once. Nothing is
@@ -94,7 +98,8 @@ func (a *App) wire() (*wired, error) {
 		slog.SetDefault(b.log) // what net/http has to say goes through log
 		b.containment = handler.DetectContainment()
 	}
-	w, found := b.build(c, a.daemon || a.live, a.live)
+	b.runs = a.runs
+	w, found := b.build(c, a.live)
 	if err := (&config.Mistakes{Config: c}).With(found...); err != nil {
 		return nil, err
 	}
@@ -109,14 +114,13 @@ func (a *App) everything(err error) error {
 	if !errors.As(err, &told) || told.Config == nil {
 		return err
 	}
-	_, found := base{redact: &redactor{}}.build(told.Config, a.daemon || a.live, a.live)
+	_, found := base{redact: &redactor{}, runs: a.runs}.build(told.Config, a.live)
 	return told.With(found...)
 }
 
-// compile makes routes of a configuration; live are those that are to run. The
-// error tells every mistake.
-func (b base) compile(c *config.Config, live bool) (*wired, error) {
-	w, found := b.build(c, live, false)
+// compile makes routes of a configuration. The error tells every mistake.
+func (b base) compile(c *config.Config) (*wired, error) {
+	w, found := b.build(c, false)
 	if err := (&config.Mistakes{Config: c}).With(found...); err != nil {
 		return nil, err
 	}
@@ -126,7 +130,7 @@ func (b base) compile(c *config.Config, live bool) (*wired, error) {
 // build makes routes of a configuration, and tells what is wrong with it. Where
 // they are to run, directories and the secrets of forwards must be there; where
 // deliveries are to come in, those of the sources, too.
-func (b base) build(c *config.Config, run, receive bool) (*wired, []*config.Mistake) {
+func (b base) build(c *config.Config, receive bool) (*wired, []*config.Mistake) {
 	w := &wired{config: c, base: b, queue: queue.Config{
 		RequeueDead: c.OnRedelivery == config.RequeueDead, Hash: c.Hash,
 		Sizes: queue.Sizes{
@@ -148,7 +152,7 @@ func (b base) build(c *config.Config, run, receive bool) (*wired, []*config.Mist
 		}
 	}
 	for i, r := range c.Routes {
-		h, err := w.handler(r, run)
+		h, err := w.handler(r, b.runsRoute(r.Name))
 		for _, err := range parts(err) {
 			found = append(found, located(c, i, err))
 		}
@@ -164,6 +168,8 @@ func (b base) build(c *config.Config, run, receive bool) (*wired, []*config.Mist
 	w.queue.Matcher = w.routes
 	return w, found
 }
+
+func (b base) runsRoute(name string) bool { return b.runs != nil && b.runs(name) }
 
 // parts are the errors that were joined, and joined again.
 func parts(err error) []error {
@@ -223,6 +229,13 @@ func (w *wired) forward(f *config.Forward, live bool) (handler.Handler, error) {
 			return nil
 		}
 		w.redact.add(secret)
+		// A receiver may send back a part of it: the token behind "Bearer", the path
+		// of a URL.
+		for _, part := range strings.FieldsFunc(string(secret.Bytes()), func(r rune) bool { return r == ' ' || r == '/' || r == '=' || r == '&' }) {
+			if len(part) >= enoughToRedact {
+				w.redact.add(config.NewSecret([]byte(part), ref))
+			}
+		}
 		return secret.Bytes()
 	}
 	target, from := f.URL, ""
@@ -243,6 +256,10 @@ func (w *wired) forward(f *config.Forward, live bool) (handler.Handler, error) {
 	h, err := handler.NewForward(spec, w.log)
 	return h, errors.Join(append(errs, err)...)
 }
+
+// enoughToRedact is from how many bytes on a part of a secret can't be an
+// ordinary word.
+const enoughToRedact = 12
 
 // unresolved is what is wrong with a reference, without saying that it is one.
 func unresolved(err error) error {
@@ -285,7 +302,7 @@ func (w *wired) warnings() []string {
 	index := map[string]int{}
 	for i, r := range w.config.Routes {
 		index[r.Name] = i
-		if r.Run == nil {
+		if r.Run == nil || !w.runsRoute(r.Name) {
 			continue
 		}
 		program := r.Run.Command[0]
@@ -378,7 +395,7 @@ func (a *App) logLevel(c *config.Config) slog.Level {
 // configuration without its routes, so that a schema can be mended whatever
 // those say.
 func (a *App) storeOptions() (store.Options, error) {
-	c, err := a.loadConfig()
+	c, err := a.load(config.Options{Scalars: true})
 	if err != nil {
 		return store.Options{}, err
 	}
@@ -392,6 +409,21 @@ func (a *App) storeOptionsOf(c *config.Config, log *slog.Logger) store.Options {
 		o.Timeout = max(a.timeout, time.Millisecond) // 0 would be the default
 	}
 	return o
+}
+
+// queueWithoutRoutes is for what looks at the database whatever the routes of the
+// configuration say: they may be what is wrong.
+func (a *App) queueWithoutRoutes(ctx context.Context) (*queue.Queue, error) {
+	o, err := a.storeOptions()
+	if err != nil {
+		return nil, err
+	}
+	s, err := store.Open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	a.store = s
+	return queue.New(s, &queue.Config{}, o.Log), nil
 }
 
 // queue opens the database that is there for an operator's command; a daemon's

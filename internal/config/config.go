@@ -174,9 +174,12 @@ const (
 
 // Options says where a configuration comes from, besides the environment.
 type Options struct {
-	File  string                 // --config; "": ORCHESTRATE_CONFIG, or the usual places
-	None  bool                   // no file is read
-	Flags map[string]*pflag.Flag // by key; one that was not given is not looked at
+	File string // --config; "": ORCHESTRATE_CONFIG, or the usual places
+	None bool   // no file is read
+	// Scalars leaves sources and routes unread: what is wrong with those does not
+	// keep an operator from the database.
+	Scalars bool
+	Flags   map[string]*pflag.Flag // by key; one that was not given is not looked at
 }
 
 // Load reads, resolves and validates. Its errors are ErrInvalid: *Mistakes, with
@@ -197,7 +200,7 @@ func load(o Options, system string) (*Config, error) {
 	}
 	l := newLoader(path, text)
 	l.c.Empty = root == nil
-	l.read(root, o.Flags)
+	l.read(root, o)
 	if err := (&Mistakes{Config: &l.c}).With(l.named()...); err != nil {
 		return nil, err
 	}
@@ -226,12 +229,15 @@ func newLoader(file string, text []byte) *loader {
 }
 
 // read fills the configuration. Routes come last: they inherit.
-func (l *loader) read(root *yaml.Node, flags map[string]*pflag.Flag) {
+func (l *loader) read(root *yaml.Node, o Options) {
 	l.top(root)
-	l.resolve(flags)
+	l.resolve(o.Flags)
 	l.database()
 	l.secrets()
 	l.check()
+	if o.Scalars {
+		return
+	}
 	l.list(l.sources, "sources", "[{name: acme, path: /webhooks/acme, …}]", l.source)
 	l.list(l.routes, "routes", "[{name: deploy, on: [push], …}]", l.route)
 	l.checkPassed()

@@ -717,7 +717,7 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		l := newLoader("FILE", []byte(text))
-		l.read(root, nil)
+		l.read(root, Options{})
 		for _, err := range l.errs {
 			for _, line := range strings.Split(err.Error(), "\n") {
 				if strings.ContainsFunc(line, isControl) {

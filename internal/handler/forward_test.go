@@ -1185,3 +1185,34 @@ func TestForwardToASecretURL(t *testing.T) {
 		t.Errorf("Handle without the URL: %v", err)
 	}
 }
+
+// TestNoErrorShowsASecret: what a receiver sends instead of HTTP is quoted in the
+// error, and it may send back what it got.
+func TestNoErrorShowsASecret(t *testing.T) {
+	const token = "secret-token-999"
+	addr := rawReceiver(t, func(c net.Conn) {
+		_, _ = c.Read(make([]byte, 4096))
+		_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nBearer_%s\r\n\r\n", token)
+	})
+	h := newForward(t, Forward{
+		URL: "http://" + addr, AllowPrivate: []string{"127.0.0.0/8"},
+		Headers: map[string]ForwardHeader{"Authorization": {Value: "Bearer " + token, From: "env:TOKEN"}},
+	})
+	_, err := h.Handle(t.Context(), task(`{}`))
+	if err == nil || strings.Contains(err.Error(), token) || !strings.Contains(err.Error(), masked) {
+		t.Errorf("got %v, want an error with the token masked", err)
+	}
+}
+
+// TestSecretAcrossTheEnd of what is kept of an answer is masked, too.
+func TestSecretAcrossTheEnd(t *testing.T) {
+	secret := strings.Repeat("s3cr3t", 20)
+	srv := receiver(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, strings.Repeat("x", queue.MaxOutput-60)+secret+"and more")
+	})
+	h := newForward(t, Forward{URL: srv.URL, Secret: []byte(secret), SecretFrom: "env:S", AllowPrivate: []string{"127.0.0.0/8"}})
+	res, err := h.Handle(t.Context(), task(`{}`))
+	if err != nil || len(res.Output) > queue.MaxOutput || strings.Contains(string(res.Output), "s3cr3t") {
+		t.Errorf("%d bytes kept, %v; want none of the secret in them", len(res.Output), err)
+	}
+}

@@ -57,6 +57,9 @@ func runConfigValidate(a *App) error {
 		Hash: w.config.Hash, Database: w.config.Database, Sources: w.config.SourceNames(), Routes: w.queue.RouteNames(),
 		Warnings: append([]string{}, w.warnings()...),
 	}
+	if w.config.Empty && w.config.File != "" {
+		v.Warnings = append(v.Warnings, w.config.File+" is empty; a reload would refuse it")
+	}
 	for _, all := range secrets {
 		v.Secrets += len(all)
 		for _, s := range all {

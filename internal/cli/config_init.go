@@ -53,6 +53,7 @@ tunnel gives it.`,
 // initialised is what init made or found, and what belongs into GitHub's form.
 type initialised struct {
 	File        string  `json:"file"`
+	named       bool    // by --config, so that every command needs it
 	Database    string  `json:"database"`
 	SecretFile  *string `json:"secret_file"`
 	PayloadURL  string  `json:"payload_url"`
@@ -72,7 +73,7 @@ func runConfigInit(ctx context.Context, a *App, o *configInitOptions) error {
 	if err != nil {
 		return err
 	}
-	in := initialised{File: path, Database: c.Database, PayloadURL: o.payloadURL, ContentType: "application/json"}
+	in := initialised{named: a.config != "", File: path, Database: c.Database, PayloadURL: o.payloadURL, ContentType: "application/json"}
 	if _, err := store.MigrateUp(ctx, store.Options{Path: c.Database, Create: true, Timeout: a.timeout}); err != nil {
 		return err
 	}
@@ -135,6 +136,10 @@ func (in initialised) print(a *App) error {
 	if in.SecretFile != nil {
 		secret = *in.SecretFile
 	}
+	next := "orchestrate serve"
+	if in.named {
+		next += " --config " + config.ShellWord(in.File)
+	}
 	return a.printLine(`configuration  %s
 database       %s
 secret         %s
@@ -144,5 +149,5 @@ At GitHub: Settings, Webhooks, Add webhook
   Content type  %s
   Secret        %s
 
-Then: orchestrate serve`, printable(in.File), printable(in.Database), printable(secret), printable(in.PayloadURL), in.ContentType, in.Secret)
+Then: %s`, printable(in.File), printable(in.Database), printable(secret), printable(in.PayloadURL), in.ContentType, in.Secret, next)
 }

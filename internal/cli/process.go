@@ -60,6 +60,7 @@ func runProcess(ctx context.Context, a *App, o *processOptions) error {
 	a.daemon = true
 	a.runs = func(route string) bool { return o.routes == nil || slices.Contains(o.routes, route) }
 	a.catchHangups()
+	keepToOurselves()
 	w, err := a.wire()
 	if err != nil {
 		return err
@@ -78,9 +79,9 @@ func runProcess(ctx context.Context, a *App, o *processOptions) error {
 	work := w.workerOptions()
 	work.Once, work.Limit, work.Routes = o.once, o.limit, o.routes
 	w.log.InfoContext(ctx, "ready", "database", w.config.Database, "routes", w.queue.RouteNames(), "containment", w.containmentText())
-	ctx, stopReloads := context.WithCancel(ctx)
+	reloads, stopReloads := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopReloads()
-	ended := a.startReloads(ctx, q, func(next *wired) (func(), error) { return func() {}, o.known(next) })
+	ended := a.startReloads(reloads, q, func(next *wired) (func(), error) { return func() {}, o.known(next) })
 	err = q.Work(ctx, work)
 	stopReloads()
 	awaitReload(ended)

@@ -74,6 +74,7 @@ func runServe(ctx context.Context, a *App, o *serveOptions) error {
 	a.daemon, a.live = true, true
 	a.runs = func(string) bool { return !o.noProcess }
 	a.catchHangups()
+	keepToOurselves()
 	w, err := a.wire()
 	if err != nil {
 		return err
@@ -219,10 +220,13 @@ func (s *service) run(ctx context.Context) error {
 	adminEnded := part(func() error { return s.server.ServeAdmin(admin, s.admin) })
 	intakeEnded := part(func() error { return s.server.ServeIntake(intake, s.intake) })
 	workEnded := part(func() error { return s.queue.Work(ctx, s.workerOptions()) })
-	reloadEnded := s.app.startReloads(ctx, s.queue, s.follow)
+	reloads, stopReloads := context.WithCancel(context.WithoutCancel(ctx)) // also while it drains: a secret may have to go at once
+	defer stopReloads()
+	reloadEnded := s.app.startReloads(reloads, s.queue, s.follow)
 	s.wired.log.InfoContext(ctx, "ready", "url", "http://"+s.intake.Addr().String()+config.GitHubPath, "admin", s.admin.Addr().String(),
 		"database", s.wired.config.Database, "routes", s.wired.queue.RouteNames(), "containment", s.wired.containmentText(), "version", s.wired.version)
 	err := <-workEnded
+	stopReloads()
 	awaitReload(reloadEnded)
 	stopIntake()
 	err = errors.Join(err, <-intakeEnded)

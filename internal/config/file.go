@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -102,7 +103,7 @@ func readFile(path string) (root *yaml.Node, text []byte, m *Mistake) {
 // read returns what is in a file, which check has looked at; more than most
 // bytes are an error.
 func read(path string, most int64, check func(*os.File) error) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // G304: who configures names the file
+	f, err := os.OpenFile(path, openFlags, 0) //nolint:gosec // G304: who configures names the file
 	if err != nil {
 		return nil, cause(err)
 	}
@@ -110,12 +111,23 @@ func read(path string, most int64, check func(*os.File) error) ([]byte, error) {
 	if err := check(f); err != nil {
 		return nil, err
 	}
+	// A pipe may be left open by whoever writes to it; a reload must end.
+	hurry := time.AfterFunc(readPatience, func() { _ = f.Close() })
 	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(b)) > most {
+	info, statErr := f.Stat()
+	switch {
+	case !hurry.Stop():
+		err = fmt.Errorf("nothing more came for %s", readPatience)
+	case err == nil && int64(len(b)) > most:
 		err = fmt.Errorf("longer than %d bytes", most)
+	case err == nil && len(b) == 0 && statErr == nil && !info.Mode().IsRegular():
+		err = errors.New("a pipe that nobody writes to")
 	}
 	return b, cause(err)
 }
+
+// readPatience is how long one file may take.
+const readPatience = 10 * time.Second
 
 // cause drops operation and path from an error, where a message names them.
 func cause(err error) error {
@@ -412,6 +424,8 @@ func (r *reader) value(n *yaml.Node, path string, set func(string) error) {
 	switch {
 	case v == nil:
 		r.failAt(n, path, "no value; give one, or leave the key out")
+	case v.Kind != yaml.ScalarNode && r.begins(v, "{{"):
+		r.failAt(v, path, `a template must stand in quotes, as in "{{ .number }}"`)
 	case v.Kind != yaml.ScalarNode:
 		r.failAt(v, path, "%s; want a single value", kind(v, path))
 	case !slices.Contains([]string{"!!str", "!!int", "!!float", "!!bool", "!!timestamp", "!!merge"}, v.ShortTag()):
@@ -421,6 +435,12 @@ func (r *reader) value(n *yaml.Node, path string, set func(string) error) {
 			r.failAt(v, path, "%w", err)
 		}
 	}
+}
+
+// begins tells whether a value is written so.
+func (r *reader) begins(n *yaml.Node, prefix string) bool {
+	return n.Line > 0 && n.Line <= len(r.text) && n.Column > 0 && n.Column <= len(r.text[n.Line-1]) &&
+		bytes.HasPrefix(r.text[n.Line-1][n.Column-1:], []byte(prefix))
 }
 
 // beside makes a path that stands in the file absolute: it is relative to the

@@ -4,6 +4,9 @@ package config
 
 import "os"
 
+// openFlags are those that files are read with.
+const openFlags = os.O_RDONLY
+
 // Where files have no owner and mode, who may write them can't be told.
 
 func checkTrusted(*os.File) error { return nil }

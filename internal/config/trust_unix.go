@@ -12,6 +12,9 @@ import (
 	"syscall"
 )
 
+// openFlags are those that files are read with: to open a pipe waits for nobody.
+const openFlags = os.O_RDONLY | syscall.O_NONBLOCK
+
 // checkTrusted refuses a configuration that somebody else could have written,
 // since it names commands to run. The open file is looked at, not its name, so
 // that what was checked is what is read.

@@ -130,10 +130,31 @@ func render(patterns []pattern, t *queue.Task, payload []byte) ([]string, error)
 }
 
 // decode keeps numbers as they are written: as floats, large ids would change.
+// Whole ones are numbers that a template can compare.
 func decode(payload []byte) (data any, err error) {
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.UseNumber()
-	return data, d.Decode(&data)
+	err = d.Decode(&data)
+	return comparable(data), err
+}
+
+// comparable makes numbers of those that print just as they are written.
+func comparable(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := strconv.ParseInt(v.String(), 10, 64); err == nil && strconv.FormatInt(n, 10) == v.String() {
+			return n
+		}
+	case map[string]any:
+		for name, member := range v {
+			v[name] = comparable(member)
+		}
+	case []any:
+		for i, item := range v {
+			v[i] = comparable(item)
+		}
+	}
+	return v
 }
 
 func (p *pattern) render(data any, event func() map[string]any) (string, error) {

@@ -328,3 +328,29 @@ func BenchmarkRender(b *testing.B) {
 }
 
 var _ queue.Handler = (*run)(nil)
+
+// TestTemplatesCompareNumbers, and keep those that no int64 holds as they are.
+func TestTemplatesCompareNumbers(t *testing.T) {
+	for text, want := range map[string]string{
+		`{{ if gt .n 1 }}more than {{ sub1 }}{{ end }}`: "", // no such function: told at load
+		`{{ if gt .n 41 }}{{ .n }}{{ end }}`:            "42",
+		`{{ if eq .list.a 7 }}seven{{ end }}`:           "seven",
+		`{{ .big }} {{ .float }} {{ .huge | json }}`:    "9223372036854775807 1.50 123456789012345678901234567890",
+	} {
+		args, err := parseCommand([]string{"x", text}, false)
+		if want == "" {
+			if err == nil {
+				t.Errorf("%s: want an error", text)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		payload := `{"n":42,"list":{"a":7},"big":9223372036854775807,"float":1.50,"huge":123456789012345678901234567890}`
+		got, err := render(args, task(payload), []byte(payload))
+		if err != nil || got[1] != want {
+			t.Errorf("%s: got %q, %v; want %q", text, got, err, want)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -39,16 +40,34 @@ type program struct {
 	stderr bytes.Buffer // of every command and every daemon
 }
 
-// newProgram builds the binary and writes its configuration, in which %DIR%
+// builtOnce builds the binary, for all tests of one run.
+var builtOnce = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "orchestrate-built-")
+	if err != nil {
+		return "", err
+	}
+	atExit = func() { _ = os.RemoveAll(dir) }
+	bin := filepath.Join(dir, "orchestrate")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return bin, nil
+})
+
+// newProgram takes the binary and writes its configuration, in which %DIR%
 // stands for the directory.
 func newProgram(t testing.TB, config string) *program {
 	t.Helper()
 	dir := t.TempDir()
 	p := &program{t: t, bin: filepath.Join(dir, "orchestrate"), dir: dir, listen: freePort(t), admin: freePort(t)}
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", p.bin, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+	bin, err := builtOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(bin, p.bin); err != nil {
+		t.Fatal(err)
 	}
 	config = "listen: " + p.listen + "\nadmin_listen: " + p.admin + "\ndatabase: " + p.path("state/q.db") +
 		"\nsecrets: [\"env:TEST_SECRET\"]\n" + strings.ReplaceAll(config, "%DIR%", dir)

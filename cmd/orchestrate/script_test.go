@@ -24,7 +24,17 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"orchestrate": main})
+	testscript.Main(tidy{m}, map[string]func(){"orchestrate": main})
+}
+
+// atExit removes what tests share.
+var atExit = func() {}
+
+type tidy struct{ *testing.M }
+
+func (t tidy) Run() int {
+	defer func() { atExit() }()
+	return t.M.Run()
 }
 
 // TestScripts runs the command lines of testdata against the program. What

@@ -4,7 +4,7 @@ package migrations
 
 import "embed"
 
-// Files holds sqlite/*.sql.
+// Files holds sqlite/*.sql and postgres/*.sql, with the same numbers.
 //
-//go:embed sqlite/*.sql
+//go:embed sqlite/*.sql postgres/*.sql
 var Files embed.FS

@@ -26,7 +26,6 @@ import (
 
 	"orchestrate/internal/handler"
 	"orchestrate/internal/queue"
-	"orchestrate/internal/store"
 )
 
 // App is what every command has: the three streams, the environment, the
@@ -57,7 +56,7 @@ type App struct {
 
 	flags    *pflag.FlagSet          // of the command that runs
 	wired    *wired                  // the configuration, once it is loaded
-	store    *store.SQLite           // once it is open
+	store    queue.Store             // once it is open
 	commands handler.Running         // what routes have running
 	live     bool                    // deliveries are to come in: the secrets of sources must be there
 	runs     func(route string) bool // of which the secrets and directories must be there, as they are to run; nil: none

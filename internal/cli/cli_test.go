@@ -20,7 +20,7 @@ import (
 type fixture struct {
 	t     *testing.T
 	dir   string
-	store *store.SQLite
+	store queue.Store
 	width int    // of the terminal; 0: none
 	reply string // what is typed on the terminal
 }
@@ -45,7 +45,7 @@ func newFixture(t *testing.T, n int, routes ...string) *fixture {
 	if err := os.WriteFile(f.path("config.yaml"), []byte(yaml.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := store.Open(t.Context(), store.Options{Path: f.path("orchestrate.db"), Create: true, Log: slog.New(slog.DiscardHandler)})
+	s, err := store.Open(t.Context(), store.Options{Database: f.path("orchestrate.db"), Create: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,7 +74,7 @@ func runConfigInit(ctx context.Context, a *App, o *configInitOptions) error {
 		return err
 	}
 	in := initialised{named: a.config != "", File: path, Database: c.Database, PayloadURL: o.payloadURL, ContentType: "application/json"}
-	if _, err := store.MigrateUp(ctx, store.Options{Path: c.Database, Create: true, Timeout: a.timeout}); err != nil {
+	if _, err := store.MigrateUp(ctx, store.Options{Database: c.DatabaseURL(), Create: true, Timeout: a.timeout}); err != nil {
 		return err
 	}
 	secret, err := initSecret(c, &in)

@@ -162,6 +162,8 @@ func words(flags *pflag.FlagSet, q queue.Filter, wanted func(name string) bool) 
 			value = q.Since.String()
 		case f.Name == "until":
 			value = q.Until.String()
+		case f.Name == "database":
+			value = config.WithoutPassword(value) // these words are shown
 		case f.Value.Type() == "bool":
 			words = append(words, "--"+f.Name)
 			return

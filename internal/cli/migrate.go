@@ -162,7 +162,7 @@ func runMigrateDown(ctx context.Context, a *App, o *migrateDownOptions) error {
 		return err
 	}
 	if !o.yes {
-		question := fmt.Sprintf("Undo every step above version %d of %s? What they hold is lost.", o.to, so.Path)
+		question := fmt.Sprintf("Undo every step above version %d of %s? What they hold is lost.", o.to, store.Shown(so.Database))
 		if err := a.confirm(ctx, question); err != nil {
 			return err
 		}

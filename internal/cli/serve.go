@@ -147,6 +147,10 @@ type keeper func(path string) (s config.Secret, created bool, err error)
 // keptSecret is the one beside the database, which the first start makes.
 func (s *service) keptSecret(ctx context.Context, kept keeper) (config.Secret, error) {
 	path := secretPath(s.wired.config)
+	if s.wired.config.OnServer() { // each receiver would make one of its own
+		return config.Secret{}, fmt.Errorf("%w: secrets: none is configured, and several processes may receive for %s: give all of them the same by %s, or by secrets in the configuration",
+			config.ErrInvalid, s.wired.config.Database, config.SecretVariable)
+	}
 	secret, created, err := kept(path)
 	if created {
 		s.wired.log.WarnContext(ctx, "no secret is configured: made one", "path", path,

@@ -345,7 +345,7 @@ func (w *wired) containmentText() string {
 // attemptsPath is where running attempts keep their files: beside the database,
 // where whoever takes over a dead worker's jobs finds what it left.
 func (w *wired) attemptsPath() string {
-	return filepath.Join(filepath.Dir(w.config.Database), "attempts")
+	return filepath.Join(w.config.StateDir(), "attempts")
 }
 
 func retryPolicy(r config.Retry) queue.Retry {
@@ -404,7 +404,7 @@ func (a *App) storeOptions() (store.Options, error) {
 }
 
 func (a *App) storeOptionsOf(c *config.Config, log *slog.Logger) store.Options {
-	o := store.Options{Path: c.Database, Create: a.daemon, Log: log}
+	o := store.Options{Database: c.DatabaseURL(), Create: a.daemon, Log: log}
 	if !a.daemon {
 		o.Timeout = max(a.timeout, time.Millisecond) // 0 would be the default
 	}
@@ -465,7 +465,7 @@ func checkRoute(ctx context.Context, a *App, q *queue.Queue, name string) error 
 
 // secretPath is where serve keeps the secret that it made.
 func secretPath(c *config.Config) string {
-	return filepath.Join(filepath.Dir(c.Database), "webhook-secret")
+	return filepath.Join(c.StateDir(), "webhook-secret")
 }
 
 // maxFile bounds what is read from a file that an operator names: more than

@@ -31,9 +31,12 @@ type Config struct {
 	values    map[string]string // and what it is, as text
 	positions map[string]position
 
+	databaseURL string // of a server, whole
+	stateDir    string // where the database is on a server
+
 	Listen       string
 	AdminListen  string
-	Database     string   // absolute path of the SQLite file
+	Database     string   // absolute path of the SQLite file, or URL of a server without its password; see DatabaseURL
 	Secrets      []string // references: env:NAME, file:PATH; see ResolveSecrets
 	Sources      []Source // beside GitHub, the one that always exists
 	OnRedelivery string   // RequeueDead or Ignore
@@ -326,10 +329,13 @@ func (l *loader) failKey(key string, err error, field ...string) {
 func (l *loader) database() {
 	const key = "database"
 	var err error
-	switch l.c.origins[key] {
-	case byDefault:
+	switch {
+	case l.c.OnServer():
+		l.c.stateDir, err = defaultDatabase()
+		l.c.stateDir = filepath.Dir(l.c.stateDir)
+	case l.c.origins[key] == byDefault:
 		l.c.Database, err = defaultDatabase()
-	case l.line(key):
+	case l.c.origins[key] == l.line(key):
 		l.c.Database, err = l.beside(l.c.Database)
 	default:
 		l.c.Database, err = filepath.Abs(l.c.Database)

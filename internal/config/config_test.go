@@ -387,9 +387,9 @@ func TestRefusedValues(t *testing.T) {
 		{"listen", "localhost:65536", `"localhost:65536" is not host:port, as in 127.0.0.1:9000`},
 		{"listen", "a b:1", `"a b:1" is not host:port, as in 127.0.0.1:9000`},
 		{"admin_listen", "::1:80", `"::1:80" is not host:port, as in 127.0.0.1:9000`},
-		{"database", "postgres://me:hunter2@db/q", `postgres://…: PostgreSQL is not part of this version; give the path of a SQLite file`},
-		{"database", "postgresql://me:hunter2@db/q", `postgresql://…: PostgreSQL is not part of this version; give the path of a SQLite file`},
-		{"database", "mysql://me:hunter2@db/q", `"mysql"://… is no database that this program knows; give a path or sqlite://PATH`},
+		{"database", "postgres://me:12/hunter2@db/q", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
+		{"database", "postgresql://me:hunter2@db:x/q", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
+		{"database", "mysql://me:hunter2@db/q", `"mysql"://… is no database that this program knows; give a path, sqlite://PATH or postgres://…`},
 		{"database", "sqlite://", `"sqlite://" names no file; give a path or sqlite://PATH`},
 		{"database", ":memory:", `":memory:" keeps nothing; give the path of a file`},
 		{"database", "~/q.db", `"~/q.db": ~ is not expanded here; write the whole path`},
@@ -621,6 +621,27 @@ func TestHomeThatIsNoDirectory(t *testing.T) {
 	t.Setenv("STATE_DIRECTORY", "/var/lib/one:/var/lib/two")
 	if got := mustLoad(t, Options{}).Database; got != "/var/lib/one/orchestrate.db" {
 		t.Errorf("database = %s", got)
+	}
+}
+
+func TestDatabaseOnServer(t *testing.T) {
+	clean(t)
+	t.Setenv("STATE_DIRECTORY", "/var/lib/a")
+	for _, test := range []struct{ url, shown string }{
+		{"postgres://me:hunter2@db:5433/q?sslmode=require", "postgres://me@db:5433/q?sslmode=require"},
+		{"postgresql:///q?host=/run/pg&password=hunter2", "postgresql:///q?host=%2Frun%2Fpg"},
+		{"postgres://", "postgres://"}, // all from libpq's variables
+	} {
+		t.Setenv("ORCHESTRATE_DATABASE", test.url)
+		c := mustLoad(t, Options{})
+		if c.Database != test.shown || c.DatabaseURL() != test.url || c.StateDir() != "/var/lib/a" || !c.OnServer() {
+			t.Errorf("%s: got %s, %s, state in %s", test.url, c.Database, c.DatabaseURL(), c.StateDir())
+		}
+		for _, s := range c.Settings() {
+			if strings.Contains(s.Value, "hunter2") {
+				t.Errorf("%s shows the password: %s", s.Key, s.Value)
+			}
+		}
 	}
 }
 

@@ -34,7 +34,7 @@ func Keys() []Key {
 			"admin_listen", "127.0.0.1:9001", "address of the health checks",
 			text(func(c *Config) *string { return &c.AdminListen }, checkAddress),
 		},
-		{"database", "", "SQLite file, as a path or sqlite://PATH; by default in the state directory", setDatabase},
+		{"database", "", "SQLite file, or postgres://USER@HOST/NAME; by default a file in the state directory", setDatabase},
 		{
 			"on_redelivery", RequeueDead, "what a redelivery does to the dead jobs of its event: requeue_dead, ignore",
 			text(func(c *Config) *string { return &c.OnRedelivery }, oneOf(RequeueDead, Ignore)),
@@ -237,10 +237,10 @@ func setDatabase(c *Config, s string) error {
 	switch {
 	case !isURL:
 		path = s
-	case scheme == "postgres" || scheme == "postgresql":
-		return fmt.Errorf("%s://…: PostgreSQL is not part of this version; give the path of a SQLite file", scheme)
+	case isServer(scheme):
+		return setServer(c, s)
 	case scheme != "sqlite":
-		return fmt.Errorf("%s://… is no database that this program knows; give a path or sqlite://PATH", quote(scheme))
+		return fmt.Errorf("%s://… is no database that this program knows; give a path, sqlite://PATH or postgres://…", quote(scheme))
 	}
 	switch path {
 	case "":

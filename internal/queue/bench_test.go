@@ -22,8 +22,8 @@ func BenchmarkStartLatency(b *testing.B) {
 	for _, name := range []string{"same process", "other process"} {
 		b.Run(name, func(b *testing.B) {
 			path := filepath.Join(b.TempDir(), "q.db")
-			open := func() *store.SQLite {
-				s, err := store.Open(b.Context(), store.Options{Path: path, Create: true})
+			open := func() queue.Store {
+				s, err := store.Open(b.Context(), store.Options{Database: path, Create: true})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -44,9 +44,9 @@ func route(name string, f handlerFunc) queue.Route {
 }
 
 // openStore opens a store that is closed with the test.
-func openStore(t *testing.T, path string) *store.SQLite {
+func openStore(t *testing.T, path string) queue.Store {
 	t.Helper()
-	s, err := store.Open(t.Context(), store.Options{Path: path, Create: true})
+	s, err := store.Open(t.Context(), store.Options{Database: path, Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func receive(t *testing.T, q *queue.Queue, delivery string) int64 {
 type bench struct {
 	*queue.Queue
 	t      *testing.T
-	store  *store.SQLite
+	store  queue.Store
 	routes []queue.Route
 }
 

@@ -81,7 +81,7 @@ func intakeOf(b *testing.B, specs []route.Spec) string {
 	}
 	cfg.Matcher = table
 	log := slog.New(slog.DiscardHandler)
-	db, err := store.Open(b.Context(), store.Options{Path: filepath.Join(b.TempDir(), "q.db"), Create: true, Log: log})
+	db, err := store.Open(b.Context(), store.Options{Database: filepath.Join(b.TempDir(), "q.db"), Create: true, Log: log})
 	if err != nil {
 		b.Fatal(err)
 	}

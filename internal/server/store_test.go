@@ -26,7 +26,7 @@ func (everything) Wants(string, *queue.Event, *queue.Payload) (bool, error) { re
 // From the request to the disk and back.
 func TestIntakeOverSQLite(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	db, err := store.Open(t.Context(), store.Options{Path: filepath.Join(t.TempDir(), "test.db"), Create: true, Log: log})
+	db, err := store.Open(t.Context(), store.Options{Database: filepath.Join(t.TempDir(), "test.db"), Create: true, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

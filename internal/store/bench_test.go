@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -9,9 +10,10 @@ import (
 	"time"
 
 	"orchestrate/internal/queue"
+	"orchestrate/internal/store/pgtest"
 )
 
-// The benchmarks run on a file with synchronous=FULL, as the program does.
+// The benchmarks run on disks that are synced, as the program does.
 
 func benchInsertion(id string, body []byte) queue.Insertion {
 	return queue.Insertion{
@@ -24,8 +26,17 @@ func benchInsertion(id string, body []byte) queue.Insertion {
 	}
 }
 
+// benchBody is JSON that compresses about as a webhook does.
+func benchBody(size int) []byte {
+	var b bytes.Buffer
+	for i := 0; b.Len() < size; i++ {
+		fmt.Fprintf(&b, `{"id":%d,"node_id":"%x","url":"https://api.github.com/repos/acme/api/issues/%d"},`, i*7919, i*104729, i)
+	}
+	return b.Bytes()[:size]
+}
+
 // fill inserts n events of 300 bytes and registers a worker.
-func fill(b *testing.B, s *SQLite, n int) {
+func fill(b *testing.B, s queue.Store, n int) {
 	b.Helper()
 	var next atomic.Int64
 	done := make(chan error, 64)
@@ -54,11 +65,23 @@ func fill(b *testing.B, s *SQLite, n int) {
 	}
 }
 
-func BenchmarkInsert(b *testing.B) {
-	body := make([]byte, 10<<10)
+// both runs a benchmark on each database.
+func both(b *testing.B, bench func(*testing.B, func(*testing.B) queue.Store)) {
+	b.Run("sqlite", func(b *testing.B) {
+		bench(b, func(b *testing.B) queue.Store { return open(b, filepath.Join(b.TempDir(), "q.db")) })
+	})
+	b.Run("postgres", func(b *testing.B) {
+		bench(b, func(b *testing.B) queue.Store { return openServer(b, pgtest.Private(b, pgtest.Durable).Database(b)) })
+	})
+}
+
+func BenchmarkInsert(b *testing.B) { both(b, benchInsert) }
+
+func benchInsert(b *testing.B, open func(*testing.B) queue.Store) {
+	body := benchBody(10 << 10)
 	for _, senders := range []int{1, 64} {
 		b.Run(fmt.Sprintf("senders=%d", senders), func(b *testing.B) {
-			s := open(b, filepath.Join(b.TempDir(), "q.db"))
+			s := open(b)
 			var n atomic.Int64
 			b.SetParallelism((senders + 1) / 2) // times GOMAXPROCS, 2 on the machine of the figures
 			if senders == 1 {
@@ -83,9 +106,11 @@ func BenchmarkInsert(b *testing.B) {
 
 // BenchmarkClaimSettle claims and completes a batch of ten, as a busy worker
 // does.
-func BenchmarkClaimSettle(b *testing.B) {
+func BenchmarkClaimSettle(b *testing.B) { both(b, benchClaimSettle) }
+
+func benchClaimSettle(b *testing.B, open func(*testing.B) queue.Store) {
 	const batch = 10
-	s := open(b, filepath.Join(b.TempDir(), "q.db"))
+	s := open(b)
 	fill(b, s, min(max(b.N, 1), 20_000)*batch)
 	b.ResetTimer()
 	var claiming time.Duration
@@ -114,8 +139,10 @@ func BenchmarkClaimSettle(b *testing.B) {
 	b.ReportMetric(float64(b.N*batch)/b.Elapsed().Seconds(), "jobs/s")
 }
 
-func BenchmarkList(b *testing.B) {
-	s := open(b, filepath.Join(b.TempDir(), "q.db"))
+func BenchmarkList(b *testing.B) { both(b, benchList) }
+
+func benchList(b *testing.B, open func(*testing.B) queue.Store) {
+	s := open(b)
 	fill(b, s, 20_000)
 	now := queue.Now()
 	for range 50 {

@@ -4,12 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"orchestrate/internal/queue"
 )
 
 // Due implements queue.Store.
-func (s *SQLite) Due(ctx context.Context, routes []string) ([]queue.Due, error) {
+func (s *shared) Due(ctx context.Context, routes []string) ([]queue.Due, error) {
 	if len(routes) == 0 {
 		return nil, nil
 	}
@@ -37,8 +38,8 @@ func dueQuery(routes []string) (string, args) {
 }
 
 // Claim implements queue.Store.
-func (s *SQLite) Claim(ctx context.Context, p queue.ClaimParams) ([]queue.Job, error) {
-	return write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) ([]queue.Job, error) {
+func (s *shared) Claim(ctx context.Context, p queue.ClaimParams) ([]queue.Job, error) {
+	return write(ctx, s, op{}, func(ctx context.Context, q querier) ([]queue.Job, error) {
 		return claim(ctx, q, p)
 	})
 }
@@ -54,8 +55,8 @@ func claimQuery(suspects bool) string {
 	return `WITH next AS MATERIALIZED (
 			SELECT j.event_id, j.route, j.status FROM webhook_jobs j
 			WHERE j.route = $1 AND j.status IN ('pending', 'failed') AND j.crash_count ` + crashed + `
-				AND j.due_at <= $2 AND EXISTS (SELECT 1 FROM workers w WHERE w.id = $3)
-			ORDER BY j.due_at, j.event_id LIMIT $4 /*lock*/)
+				AND j.due_at <= $2 AND EXISTS (SELECT 1 FROM workers w WHERE w.id = $3 /*lock worker*/)
+			ORDER BY j.due_at, j.event_id LIMIT $4 /*skip locked*/)
 		UPDATE webhook_jobs SET status = 'processing', claim_seq = claim_seq + 1, worker_id = $3, started_at = $5,
 			finished_at = NULL
 		WHERE route = $1 AND event_id IN (SELECT n.event_id FROM next n)
@@ -71,81 +72,172 @@ func claim(ctx context.Context, q querier, p queue.ClaimParams) ([]queue.Job, er
 			if err := rows.Scan(append(jobFields(j), &from)...); err != nil {
 				return err
 			}
-			ds.at(j.EventID).moved(from, j.Status)
+			ds.at(j.EventID, p.Now).moved(from, j.Status)
 			return nil
 		})
 	if err != nil {
 		return nil, fmt.Errorf("claim from route %s: %w", p.Route, err)
 	}
-	return jobs, ds.apply(ctx, q, p.Now)
+	return jobs, ds.apply(ctx, q)
 }
 
 // Settle implements queue.Store.
-func (s *SQLite) Settle(ctx context.Context, c queue.Claim, st queue.Settlement) error {
-	_, err := write(ctx, s.w, s.w.urgent, len(st.Result.Output), func(ctx context.Context, q querier) (struct{}, error) {
-		return struct{}{}, settle(ctx, q, c, st)
+func (s *shared) Settle(ctx context.Context, c queue.Claim, st queue.Settlement) error {
+	_, err := write(ctx, s, op{size: len(st.Result.Output), wakes: true}, func(ctx context.Context, q querier) (struct{}, error) {
+		stale, err := settle(ctx, q, []settling{{Claim: c, Settlement: st}})
+		if err == nil && len(stale) > 0 {
+			err = staleError(c)
+		}
+		return struct{}{}, err
 	})
 	return err
 }
 
-// settle is fenced by everything that names the claim.
-func settle(ctx context.Context, q querier, c queue.Claim, st queue.Settlement) error {
-	type row struct {
-		maxRetries int
-		startedAt  queue.Time
+func staleError(c queue.Claim) error {
+	return fmt.Errorf("settle event %d, route %s, claim %d: %w", c.EventID, c.Route, c.Seq, queue.ErrStale)
+}
+
+// settling is a claim with what becomes of its job.
+type settling struct {
+	queue.Claim
+	queue.Settlement
+	startedAt  queue.Time
+	maxRetries int
+}
+
+var settleCasts = []string{
+	"BIGINT", "TEXT", "BIGINT", "TEXT", "TEXT", "BIGINT", "TEXT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT",
+}
+
+// settleQuery is fenced by everything that names a claim.
+func settleQuery(items []settling) (string, args) {
+	var a args
+	rows := a.values(settleCasts, len(items), func(i int) []any {
+		s := items[i]
+		return []any{
+			s.EventID, s.Route, s.Seq, s.WorkerID, string(s.Status), s.RetryCount, s.ErrorMessage, s.DueAt,
+			s.CrashCount, s.UnavailableSince, bit(s.MatchPending), s.FinishedAt,
+		}
+	})
+	return `WITH s (event_id, route, claim_seq, worker_id, status, retry_count, error_message, due_at, crash_count,
+			unavailable_since, match_pending, finished_at) AS (VALUES ` + rows + `),
+		next AS MATERIALIZED (
+			SELECT s.* FROM s JOIN webhook_jobs j ON j.event_id = s.event_id AND j.route = s.route
+			WHERE j.claim_seq = s.claim_seq AND j.worker_id = s.worker_id AND j.status = 'processing'
+			ORDER BY s.event_id, s.route /*lock jobs*/)
+		UPDATE webhook_jobs SET status = n.status, retry_count = n.retry_count, error_message = n.error_message,
+			due_at = n.due_at, crash_count = n.crash_count, unavailable_since = n.unavailable_since,
+			match_pending = n.match_pending, finished_at = n.finished_at
+		FROM next n WHERE webhook_jobs.event_id = n.event_id AND webhook_jobs.route = n.route
+		RETURNING webhook_jobs.event_id, webhook_jobs.route, webhook_jobs.max_retries, webhook_jobs.started_at`, a
+}
+
+// maxSettled bounds one statement: a database takes so many values only.
+const maxSettled = 256
+
+// settle ends claims, one for a job: jobs, attempts and counters together. It
+// returns those that are stale, of which nothing is changed.
+func settle(ctx context.Context, q querier, items []settling) (stale []settling, err error) {
+	for chunk := range slices.Chunk(items, maxSettled) {
+		more, err := settleChunk(ctx, q, chunk)
+		if err != nil {
+			return nil, err
+		}
+		stale = append(stale, more...)
 	}
-	rows, err := all(ctx, q, `UPDATE webhook_jobs SET status = $5, retry_count = $6, error_message = $7, due_at = $8,
-			crash_count = $9, unavailable_since = $10, match_pending = $11, finished_at = $12
-		WHERE event_id = $1 AND route = $2 AND claim_seq = $3 AND worker_id = $4 AND status = 'processing'
-		RETURNING webhook_jobs.max_retries, webhook_jobs.started_at`,
-		args{
-			c.EventID, c.Route, c.Seq, c.WorkerID, string(st.Status), st.RetryCount, st.ErrorMessage, st.DueAt,
-			st.CrashCount, st.UnavailableSince, st.MatchPending, st.FinishedAt,
-		},
-		func(rows *sql.Rows, r *row) error { return rows.Scan(&r.maxRetries, &r.startedAt) })
+	return stale, nil
+}
+
+func settleChunk(ctx context.Context, q querier, items []settling) (stale []settling, err error) {
+	at := make(map[queue.JobKey]*settling, len(items))
+	for i := range items {
+		at[items[i].JobKey] = &items[i]
+	}
+	query, a := settleQuery(items)
+	var settled []settling
+	err = each(ctx, q, query, a, func(rows *sql.Rows) error {
+		var k queue.JobKey
+		var s settling
+		if err := rows.Scan(&k.EventID, &k.Route, &s.maxRetries, &s.startedAt); err != nil {
+			return err
+		}
+		s.Claim, s.Settlement = at[k].Claim, at[k].Settlement
+		delete(at, k)
+		settled = append(settled, s)
+		return nil
+	})
 	if err != nil {
-		return fmt.Errorf("settle event %d, route %s: %w", c.EventID, c.Route, err)
+		return nil, fmt.Errorf("settle event %d, route %s: %w", items[0].EventID, items[0].Route, err)
 	}
-	if len(rows) == 0 {
-		return fmt.Errorf("settle event %d, route %s, claim %d: %w", c.EventID, c.Route, c.Seq, queue.ErrStale)
+	for _, s := range items {
+		if at[s.JobKey] != nil {
+			stale = append(stale, s)
+		}
 	}
-	if err := insertAttempt(ctx, q, c, st, rows[0].startedAt); err != nil {
-		return err
+	if err := insertAttempts(ctx, q, settled); err != nil {
+		return nil, err
 	}
-	d := &delta{tell: tellNothing, retryCount: st.RetryCount, maxRetries: rows[0].maxRetries}
-	d.moved(queue.StatusProcessing, st.Status)
-	switch st.Status {
+	ds := deltas{}
+	for _, s := range settled {
+		ds.at(s.EventID, s.FinishedAt).settled(s)
+	}
+	return stale, ds.apply(ctx, q)
+}
+
+// settled counts a job's end, and what is told of it.
+func (d *delta) settled(s settling) {
+	d.moved(queue.StatusProcessing, s.Status)
+	switch s.Status {
 	case queue.StatusCompleted:
-		d.tell = tellGood
+		if d.tell <= tellGood {
+			d.tell, d.retryCount, d.maxRetries, d.errorMessage = tellGood, s.RetryCount, s.maxRetries, ""
+		}
 	case queue.StatusFailed, queue.StatusDeadLetter:
-		d.tell, d.errorMessage = tellBad, queue.Clean(c.Route+": "+string(st.ErrorMessage))
-		if st.Status == queue.StatusFailed {
-			d.nextRetryAt = st.DueAt
+		d.tell, d.retryCount, d.maxRetries = tellBad, s.RetryCount, s.maxRetries
+		d.errorMessage = queue.Clean(s.Route + ": " + string(s.ErrorMessage))
+		if s.Status == queue.StatusFailed {
+			d.nextRetryAt = s.DueAt
 		}
 	case queue.StatusPending, queue.StatusProcessing: // given back: nothing has been learnt
 	}
-	return deltas{c.EventID: d}.apply(ctx, q, st.FinishedAt)
 }
 
-func insertAttempt(ctx context.Context, q querier, c queue.Claim, st queue.Settlement, startedAt queue.Time) error {
+func insertAttempts(ctx context.Context, q querier, ended []settling) error {
+	if len(ended) == 0 {
+		return nil
+	}
+	var a args
+	rows := a.values(nil, len(ended), func(i int) []any {
+		s := ended[i]
+		return []any{
+			s.EventID, s.Route, s.Seq, s.WorkerID, string(s.Ending), s.startedAt, s.FinishedAt, s.Result.ExitCode,
+			s.Result.HTTPStatus, s.ErrorMessage, s.Result.Output, queue.Text(s.Version), queue.Text(s.ConfigHash),
+		}
+	})
 	_, err := exec(ctx, q, `INSERT INTO webhook_attempts (event_id, route, claim_seq, worker_id, outcome, started_at,
-			finished_at, exit_code, http_status, error_message, output, version, config_hash)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
-		c.EventID, c.Route, c.Seq, c.WorkerID, string(st.Ending), startedAt, st.FinishedAt, st.Result.ExitCode,
-		st.Result.HTTPStatus, st.ErrorMessage, st.Result.Output, queue.Text(st.Version), queue.Text(st.ConfigHash))
+			finished_at, exit_code, http_status, error_message, output, version, config_hash) VALUES `+rows, a...)
 	if err != nil {
-		return fmt.Errorf("record attempt %d of event %d, route %s: %w", c.Seq, c.EventID, c.Route, err)
+		return fmt.Errorf("record attempt %d of event %d, route %s: %w", ended[0].Seq, ended[0].EventID, ended[0].Route, err)
 	}
 	return nil
 }
 
+// bit is how both databases keep a truth.
+func bit(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 // Move implements queue.Store.
-func (s *SQLite) Move(ctx context.Context, jobs []queue.Job, m queue.Move) (int, error) {
+func (s *shared) Move(ctx context.Context, jobs []queue.Job, m queue.Move) (int, error) {
 	if len(jobs) == 0 {
 		return 0, nil
 	}
-	return write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) (int, error) {
-		return move(ctx, q, jobs, m)
+	return write(ctx, s, op{wakes: true}, func(ctx context.Context, q querier) (int, error) {
+		moved, err := move(ctx, q, jobs, m)
+		return len(moved), err
 	})
 }
 
@@ -153,7 +245,7 @@ const moveSelection = `WITH want (event_id, route, claim_seq, status) AS (VALUES
 	next AS MATERIALIZED (
 		SELECT j.event_id, j.route, j.status FROM want w JOIN webhook_jobs j
 			ON j.event_id = w.event_id AND j.route = w.route AND j.claim_seq = w.claim_seq AND j.status = w.status
-		ORDER BY j.event_id, j.route /*lock*/)
+		ORDER BY j.event_id, j.route /*lock jobs*/)
 	UPDATE webhook_jobs SET %s
 	WHERE (event_id, route) IN (SELECT n.event_id, n.route FROM next n)
 	RETURNING %s, (SELECT n.status FROM next n WHERE n.event_id = webhook_jobs.event_id AND n.route = webhook_jobs.route)`
@@ -171,17 +263,17 @@ func moveQuery(jobs []queue.Job, m queue.Move) (string, args) {
 }
 
 // move changes those of the jobs that are still in the state and at the claim
-// at which they were selected.
-func move(ctx context.Context, q querier, jobs []queue.Job, m queue.Move) (int, error) {
+// at which they were selected, and returns those.
+func move(ctx context.Context, q querier, jobs []queue.Job, m queue.Move) ([]queue.Job, error) {
 	query, a := moveQuery(jobs, m)
 	ds := deltas{}
-	var stopped []queue.Job
+	var stopped []settling
 	moved, err := all(ctx, q, query, a, func(rows *sql.Rows, j *queue.Job) error {
 		var from queue.Status
 		if err := rows.Scan(append(jobFields(j), &from)...); err != nil {
 			return err
 		}
-		d := ds.at(j.EventID)
+		d := ds.at(j.EventID, m.Now)
 		d.moved(from, j.Status)
 		d.tell = tellRequeued
 		if m.To == queue.StatusDeadLetter {
@@ -189,18 +281,16 @@ func move(ctx context.Context, q querier, jobs []queue.Job, m queue.Move) (int, 
 			d.errorMessage = queue.Clean(j.Route + ": " + string(j.ErrorMessage))
 		}
 		if from == queue.StatusProcessing {
-			stopped = append(stopped, *j)
+			st := queue.Settlement{Ending: queue.EndCancelled, ErrorMessage: j.ErrorMessage, FinishedAt: m.Now}
+			stopped = append(stopped, settling{Claim: j.Claim, Settlement: st, startedAt: j.StartedAt})
 		}
 		return nil
 	})
-	if err != nil {
-		return 0, err
+	if err == nil {
+		err = insertAttempts(ctx, q, stopped)
 	}
-	for _, j := range stopped {
-		st := queue.Settlement{Ending: queue.EndCancelled, ErrorMessage: j.ErrorMessage, FinishedAt: m.Now}
-		if err := insertAttempt(ctx, q, j.Claim, st, j.StartedAt); err != nil {
-			return 0, err
-		}
+	if err == nil {
+		err = ds.apply(ctx, q)
 	}
-	return len(moved), ds.apply(ctx, q, m.Now)
+	return moved, err
 }

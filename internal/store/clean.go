@@ -31,7 +31,7 @@ const cleanQuery = `SELECT id, received_at, n_pending + n_processing + n_failed,
 
 // Clean implements queue.Store. It reads ahead, then deletes what it chose in
 // one transaction that checks each row again.
-func (s *SQLite) Clean(ctx context.Context, p queue.CleanParams) (queue.Cleaned, error) {
+func (s *shared) Clean(ctx context.Context, p queue.CleanParams) (queue.Cleaned, error) {
 	rows, err := all(ctx, s.reads, cleanQuery, args{p.After, cleanScan}, func(rows *sql.Rows, c *candidate) error {
 		return rows.Scan(&c.id, &c.receivedAt, &c.open, &c.dead, &c.purged)
 	})
@@ -43,7 +43,7 @@ func (s *SQLite) Clean(ctx context.Context, p queue.CleanParams) (queue.Cleaned,
 	if p.DryRun || len(forget)+len(purge) == 0 {
 		return out, nil
 	}
-	done, err := write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) (queue.Cleaned, error) {
+	done, err := write(ctx, s, op{}, func(ctx context.Context, q querier) (queue.Cleaned, error) {
 		return clean(ctx, q, p, forget, purge, now)
 	})
 	out.Missed = out.Deleted + out.Purged + out.Forgot - done.Deleted - done.Purged - done.Forgot

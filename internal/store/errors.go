@@ -24,6 +24,9 @@ func classify(err error) error {
 	case errors.Is(err, os.ErrPermission), errors.Is(err, os.ErrNotExist), errors.Is(err, sql.ErrConnDone):
 		return fmt.Errorf("%w: %w", queue.ErrUnavailable, err)
 	case !errors.As(err, &e):
+		if meant := classifyServer(err); meant != nil {
+			return meant
+		}
 		return err
 	case isSyncFailure(e):
 		return fmt.Errorf("%w: %w", queue.ErrBroken, err)

@@ -24,9 +24,9 @@ type Migration struct {
 	AppliedAt queue.Time `json:"applied_at"` // zero: pending
 }
 
-// SchemaVersion is the version that this program is built for.
-func SchemaVersion() (int64, error) {
-	names, err := fs.Glob(migrations.Files, "sqlite/*.sql")
+// schemaVersion is the version that this program is built for.
+func (d dialect) schemaVersion() (int64, error) {
+	names, err := fs.Glob(migrations.Files, d.dir+"/*.sql")
 	if err != nil || len(names) == 0 {
 		return 0, fmt.Errorf("embedded migrations: %d files: %w", len(names), err)
 	}
@@ -48,7 +48,7 @@ func MigrateUp(ctx context.Context, o Options) ([]Migration, error) {
 // MigrateDown undoes the steps above a version, newest first, with the data
 // that they hold; it returns what it undid.
 func MigrateDown(ctx context.Context, o Options, to int64) ([]Migration, error) {
-	if err := mustExist(o.Path); err != nil {
+	if err := o.mustExist(); err != nil {
 		return nil, err
 	}
 	var undone []Migration
@@ -71,7 +71,7 @@ func fromResults(results []*goose.MigrationResult) []Migration {
 // MigrationStatus lists the steps that this program knows, and the version that
 // the database has.
 func MigrationStatus(ctx context.Context, o Options) (steps []Migration, version int64, err error) {
-	if err := mustExist(o.Path); err != nil {
+	if err := o.mustExist(); err != nil {
 		return nil, 0, err
 	}
 	version, err = migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
@@ -86,16 +86,21 @@ func MigrationStatus(ctx context.Context, o Options) (steps []Migration, version
 	return steps, version, err
 }
 
-// migrate runs fn on a database under the lock, creating the file if need be,
-// and returns the version it then has.
-func migrate(ctx context.Context, o Options, fn func(context.Context, *goose.Provider) error) (version int64, err error) {
-	if o.Timeout == 0 {
-		o.Timeout = 10 * time.Second
+// migrate runs fn on a database under a lock, and returns the version it then
+// has.
+func migrate(ctx context.Context, o Options, fn func(context.Context, *goose.Provider) error) (int64, error) {
+	if o = o.withDefaults(); isPostgres(o.Database) {
+		return migratePostgres(ctx, o, fn)
 	}
+	return migrateSQLite(ctx, o, fn)
+}
+
+// migrateSQLite creates the file if need be.
+func migrateSQLite(ctx context.Context, o Options, fn func(context.Context, *goose.Provider) error) (version int64, err error) {
 	useOFDLocks(ctx, o.Log)
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("open %s: %w", o.Path, err)
+			err = fmt.Errorf("open %s: %w", o.Database, err)
 		}
 	}()
 	unlock, err := lockMigrations(ctx, o)
@@ -106,39 +111,44 @@ func migrate(ctx context.Context, o Options, fn func(context.Context, *goose.Pro
 	if err := createFile(ctx, o); err != nil {
 		return 0, classify(err)
 	}
-	db, err := sql.Open("sqlite", dsn(o.Path, o.Timeout))
+	db, err := sql.Open("sqlite", dsn(o.Database, o.Timeout))
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	db.SetMaxOpenConns(1)
-	files, err := fs.Sub(migrations.Files, "sqlite")
+	return sqliteDialect.step(ctx, db, fn)
+}
+
+// step runs fn on a database that is not newer than this program.
+func (d dialect) step(ctx context.Context, db *sql.DB, fn func(context.Context, *goose.Provider) error) (int64, error) {
+	files, err := fs.Sub(migrations.Files, d.dir)
 	if err != nil {
 		return 0, err
 	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, files)
+	p, err := goose.NewProvider(d.goose, db, files, goose.WithTableName(d.versions))
 	if err != nil {
 		return 0, err
 	}
-	if err := refuseNewer(ctx, db); err != nil {
+	if err := d.refuseNewer(ctx, db); err != nil {
 		return 0, err
 	}
 	if err := fn(ctx, p); err != nil {
 		return 0, fmt.Errorf("migrate: %w", classify(err))
 	}
-	return dbVersion(ctx, db)
+	return d.version(ctx, db)
 }
 
 // lockMigrations keeps two processes from migrating at once. The kernel frees
 // the lock when its holder dies. It is a file beside the database: nothing but
 // SQLite may open those.
 func lockMigrations(ctx context.Context, o Options) (unlock func(), err error) {
-	if err := os.MkdirAll(filepath.Dir(o.Path), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(o.Database), 0o700); err != nil {
 		return nil, fmt.Errorf("%w: create the state directory: %w", queue.ErrUnavailable, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(o.Timeout, time.Second))
 	defer cancel()
-	lock := flock.New(o.Path+".migrate-lock", flock.SetPermissions(0o600))
+	lock := flock.New(o.Database+".migrate-lock", flock.SetPermissions(0o600))
 	if _, err := lock.TryLockContext(ctx, 25*time.Millisecond); err != nil {
 		return nil, fmt.Errorf("%w: lock %s: %w; may this user write to that directory?", queue.ErrUnavailable, lock.Path(), err)
 	}
@@ -149,16 +159,16 @@ func lockMigrations(ctx context.Context, o Options) (unlock func(), err error) {
 // statements in this order on one connection: the driver sorts the pragmas of a
 // DSN by name, and page_size would stay as it is.
 func createFile(ctx context.Context, o Options) error {
-	info, err := os.Stat(o.Path)
+	info, err := os.Stat(o.Database)
 	isNew := err != nil || info.Size() == 0
-	f, err := os.OpenFile(o.Path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(o.Database, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
 	if err := f.Close(); err != nil { // SQLite has not opened it yet: no lock is lost
 		return err
 	}
-	db, err := sql.Open("sqlite", "file:"+dsnPath(o.Path)+fmt.Sprintf("?_pragma=busy_timeout(%d)", o.Timeout.Milliseconds()))
+	db, err := sql.Open("sqlite", "file:"+dsnPath(o.Database)+fmt.Sprintf("?_pragma=busy_timeout(%d)", o.Timeout.Milliseconds()))
 	if err != nil {
 		return err
 	}
@@ -198,16 +208,16 @@ func checkOurs(ctx context.Context, q querier) error {
 }
 
 // CheckSchema implements queue.Store.
-func (s *SQLite) CheckSchema(ctx context.Context) error {
-	got, err := dbVersion(ctx, s.reads)
+func (s *shared) CheckSchema(ctx context.Context) error {
+	got, err := s.version(ctx, s.reads)
 	if err != nil {
 		return err
 	}
-	return compareVersion(got)
+	return s.compareVersion(got)
 }
 
-func compareVersion(got int64) error {
-	want, err := SchemaVersion()
+func (d dialect) compareVersion(got int64) error {
+	want, err := d.schemaVersion()
 	switch {
 	case err != nil:
 		return err
@@ -219,23 +229,23 @@ func compareVersion(got int64) error {
 	return nil
 }
 
-func refuseNewer(ctx context.Context, q querier) error {
-	got, err := dbVersion(ctx, q)
+func (d dialect) refuseNewer(ctx context.Context, q querier) error {
+	got, err := d.version(ctx, q)
 	if err != nil {
 		return err
 	}
-	if want, err := SchemaVersion(); err != nil || got <= want {
+	if want, err := d.schemaVersion(); err != nil || got <= want {
 		return err
 	}
-	return compareVersion(got)
+	return d.compareVersion(got)
 }
 
-// dbVersion is 0 for a database that was never migrated.
-func dbVersion(ctx context.Context, q querier) (int64, error) {
-	n, err := one[int64](ctx, q, "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'goose_db_version'")
+// version is 0 for a database that was never migrated.
+func (d dialect) version(ctx context.Context, q querier) (int64, error) {
+	n, err := one[int64](ctx, q, d.hasVersions)
 	if err != nil || n == 0 {
 		return 0, classify(err)
 	}
-	v, err := one[int64](ctx, q, "SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied")
+	v, err := one[int64](ctx, q, "SELECT coalesce(max(version_id), 0) FROM "+d.versions+" WHERE is_applied")
 	return v, classify(err)
 }

@@ -85,7 +85,7 @@ func TestQueryPlans(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			plan := explain(t, s.reads, test.query, test.args)
+			plan := explain(t, s.pool, test.query, test.args)
 			for _, want := range test.want {
 				if !strings.Contains(plan, want) {
 					t.Errorf("want %q in the plan:\n%s", want, plan)

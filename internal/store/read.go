@@ -22,7 +22,7 @@ func returning(columns string) string {
 }
 
 // Event implements queue.Store.
-func (s *SQLite) Event(ctx context.Context, id int64) (*queue.Event, error) {
+func (s *shared) Event(ctx context.Context, id int64) (*queue.Event, error) {
 	e, err := event(ctx, s.reads, id)
 	return e, classify(err)
 }
@@ -70,7 +70,7 @@ func routesQuery(ids []int64) (string, args) {
 }
 
 // Load implements queue.Store.
-func (s *SQLite) Load(ctx context.Context, id int64) (*queue.Event, *queue.Payload, error) {
+func (s *shared) Load(ctx context.Context, id int64) (*queue.Event, *queue.Payload, error) {
 	var e queue.Event
 	found, err := all(ctx, s.reads, `SELECT p.headers, p.codec, p.body, `+eventColumns+`
 		FROM webhook_events e JOIN webhook_payloads p ON p.event_id = e.id WHERE e.id = $1`, args{id},
@@ -80,7 +80,7 @@ func (s *SQLite) Load(ctx context.Context, id int64) (*queue.Event, *queue.Paylo
 }
 
 // Payload implements queue.Store.
-func (s *SQLite) Payload(ctx context.Context, id int64) (*queue.Payload, error) {
+func (s *shared) Payload(ctx context.Context, id int64) (*queue.Payload, error) {
 	found, err := all(ctx, s.reads, `SELECT headers, codec, body FROM webhook_payloads WHERE event_id = $1`, args{id},
 		func(rows *sql.Rows, p *queue.Payload) error { return scanPayload(rows, p) })
 	return onePayload(id, found, err)
@@ -109,13 +109,13 @@ func onePayload(id int64, found []queue.Payload, err error) (*queue.Payload, err
 }
 
 // Jobs implements queue.Store.
-func (s *SQLite) Jobs(ctx context.Context, id int64) ([]queue.Job, error) {
+func (s *shared) Jobs(ctx context.Context, id int64) ([]queue.Job, error) {
 	jobs, err := all(ctx, s.reads, `SELECT `+jobColumns+` FROM webhook_jobs WHERE event_id = $1 ORDER BY route`, args{id}, scanJob)
 	return nonNil(jobs), classify(err)
 }
 
 // Attempts implements queue.Store.
-func (s *SQLite) Attempts(ctx context.Context, id int64) ([]queue.Attempt, error) {
+func (s *shared) Attempts(ctx context.Context, id int64) ([]queue.Attempt, error) {
 	attempts, err := all(ctx, s.reads, `SELECT event_id, route, claim_seq, worker_id, outcome, started_at, finished_at,
 			exit_code, http_status, error_message, output, version, config_hash
 		FROM webhook_attempts WHERE event_id = $1 ORDER BY finished_at, route, claim_seq`, args{id},
@@ -135,7 +135,7 @@ func nonNil[T any](items []T) []T {
 }
 
 // FindDelivery implements queue.Store.
-func (s *SQLite) FindDelivery(ctx context.Context, prefix string) ([]int64, error) {
+func (s *shared) FindDelivery(ctx context.Context, prefix string) ([]int64, error) {
 	scan := func(rows *sql.Rows, id *int64) error { return rows.Scan(id) }
 	exact, err := all(ctx, s.reads, `SELECT id FROM webhook_events WHERE delivery_id = $1 ORDER BY source LIMIT 2`, args{prefix}, scan)
 	if err != nil || len(exact) > 0 {
@@ -211,7 +211,7 @@ func statusHint(s queue.Status) string {
 }
 
 // List implements queue.Store.
-func (s *SQLite) List(ctx context.Context, f queue.Filter, limit int) ([]queue.Event, error) {
+func (s *shared) List(ctx context.Context, f queue.Filter, limit int) ([]queue.Event, error) {
 	if err := checkStatus(f.Status); err != nil {
 		return nil, err
 	}
@@ -246,7 +246,7 @@ func checkStatus(statuses ...queue.Status) error {
 }
 
 // Select implements queue.Store.
-func (s *SQLite) Select(ctx context.Context, f queue.Filter, from []queue.Status, after queue.JobKey, limit int) ([]queue.Job, error) {
+func (s *shared) Select(ctx context.Context, f queue.Filter, from []queue.Status, after queue.JobKey, limit int) ([]queue.Job, error) {
 	if err := checkStatus(append([]queue.Status{f.Status}, from...)...); err != nil {
 		return nil, err
 	}
@@ -291,7 +291,7 @@ func selectQuery(f queue.Filter, from []queue.Status, after queue.JobKey, limit 
 }
 
 // Waiting implements queue.Store.
-func (s *SQLite) Waiting(ctx context.Context) (map[string]int64, error) {
+func (s *shared) Waiting(ctx context.Context) (map[string]int64, error) {
 	waiting := map[string]int64{}
 	err := each(ctx, s.reads, waitingQuery, nil, func(rows *sql.Rows) error {
 		var route string
@@ -306,7 +306,7 @@ func (s *SQLite) Waiting(ctx context.Context) (map[string]int64, error) {
 const waitingQuery = `SELECT route, count(*) FROM webhook_jobs WHERE status IN ('pending', 'failed') GROUP BY route`
 
 // Stats implements queue.Store.
-func (s *SQLite) Stats(ctx context.Context) (st queue.Stats, err error) {
+func (s *shared) Stats(ctx context.Context) (st queue.Stats, err error) {
 	byRoute := map[string]*queue.RouteStats{}
 	for _, query := range []string{statsOpen, statsProcessing, statsDead, statsCompleted} {
 		if err := each(ctx, s.reads, query, nil, func(rows *sql.Rows) error { return countInto(byRoute, rows) }); err != nil {
@@ -323,6 +323,12 @@ func (s *SQLite) Stats(ctx context.Context) (st queue.Stats, err error) {
 	st.Workers = nonNil(st.Workers)
 	st.Bytes, err = s.Size(ctx)
 	return st, err
+}
+
+// Size implements queue.Store.
+func (s *shared) Size(ctx context.Context) (int64, error) {
+	n, err := one[int64](ctx, s.reads, s.size)
+	return n, classify(err)
 }
 
 const (

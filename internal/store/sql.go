@@ -22,7 +22,8 @@ func (a *args) add(v any) string {
 }
 
 // values renders rows of placeholders, cast as told, for a VALUES list. The
-// casts are for PostgreSQL, which must know a parameter's type.
+// casts are for PostgreSQL, which must know a parameter's type; what is inserted
+// as it stands needs none.
 func (a *args) values(casts []string, rows int, row func(i int) []any) string {
 	var b strings.Builder
 	for i := range rows {
@@ -34,6 +35,10 @@ func (a *args) values(casts []string, rows int, row func(i int) []any) string {
 			if j > 0 {
 				b.WriteString(", ")
 			}
+			if casts == nil {
+				b.WriteString(a.add(v))
+				continue
+			}
 			fmt.Fprintf(&b, "CAST(%s AS %s)", a.add(v), casts[j]) //nolint:gosec // as many casts as columns
 		}
 		b.WriteByte(')')
@@ -41,8 +46,11 @@ func (a *args) values(casts []string, rows int, row func(i int) []any) string {
 	return b.String()
 }
 
-// list renders placeholders for an IN list.
+// list renders placeholders for an IN list; PostgreSQL knows no empty one.
 func list[T any](a *args, items []T) string {
+	if len(items) == 0 {
+		return "NULL"
+	}
 	marks := make([]string, len(items))
 	for i, v := range items {
 		marks[i] = a.add(v)
@@ -137,6 +145,7 @@ type delta struct {
 	retryCount, maxRetries            int
 	errorMessage                      queue.Text
 	nextRetryAt                       queue.Time
+	now                               queue.Time // of the change
 }
 
 type telling int
@@ -172,28 +181,33 @@ func (d *delta) count(s queue.Status, n int) {
 // subtract once.
 type deltas map[int64]*delta
 
-func (ds deltas) at(id int64) *delta {
+func (ds deltas) at(id int64, now queue.Time) *delta {
 	if ds[id] == nil {
 		ds[id] = &delta{}
 	}
+	ds[id].now = max(ds[id].now, now)
 	return ds[id]
 }
 
-var deltaCasts = []string{"BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "TEXT", "BIGINT"}
+var deltaCasts = []string{"BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "TEXT", "BIGINT", "BIGINT"}
 
 // apply moves the counters of all the events in one statement. The status
 // follows by itself; processed_at is when the last job ended.
-func (ds deltas) apply(ctx context.Context, q querier, now queue.Time) error {
+func (ds deltas) apply(ctx context.Context, q querier) error {
 	if len(ds) == 0 {
 		return nil
 	}
 	ids := slices.Sorted(maps.Keys(ds))
-	a := args{now}
+	var a args
 	rows := a.values(deltaCasts, len(ids), func(i int) []any {
 		d := ds[ids[i]]
-		return []any{ids[i], d.pending, d.processing, d.failed, d.dead, int(d.tell), d.retryCount, d.maxRetries, d.errorMessage, d.nextRetryAt}
+		return []any{ids[i], d.pending, d.processing, d.failed, d.dead, int(d.tell), d.retryCount, d.maxRetries, d.errorMessage, d.nextRetryAt, d.now}
 	})
-	n, err := exec(ctx, q, `WITH d (id, p, r, f, x, tell, rc, mr, em, nr) AS (VALUES `+rows+`)
+	var lock, locked string
+	if len(ids) > 1 { // in order of their ids: two that lock each other's would wait for ever
+		lock, locked = " /*lock events*/", " /*locked*/"
+	}
+	n, err := exec(ctx, q, `WITH d (id, p, r, f, x, tell, rc, mr, em, nr, at) AS (VALUES `+rows+`)`+lock+`
 		UPDATE webhook_events SET
 			n_pending = n_pending + d.p, n_processing = n_processing + d.r,
 			n_failed = n_failed + d.f, n_dead = n_dead + d.x,
@@ -201,10 +215,10 @@ func (ds deltas) apply(ctx context.Context, q querier, now queue.Time) error {
 			next_retry_at = CASE WHEN n_failed + d.f > 0 THEN coalesce(d.nr, next_retry_at) END,
 			max_retries = CASE WHEN d.tell = 2 OR (d.tell = 1 AND n_failed + d.f + n_dead + d.x = 0) THEN d.mr ELSE max_retries END,
 			error_message = CASE WHEN d.tell = 2 OR (d.tell = 1 AND n_failed + d.f + n_dead + d.x = 0) THEN d.em ELSE error_message END,
-			requeued_at = CASE WHEN d.tell = 3 THEN CAST($1 AS BIGINT) ELSE requeued_at END,
-			processed_at = CASE WHEN n_pending + d.p + n_processing + d.r + n_failed + d.f = 0 THEN CAST($1 AS BIGINT) END,
-			updated_at = CAST($1 AS BIGINT)
-		FROM d WHERE webhook_events.id = d.id`, a...)
+			requeued_at = CASE WHEN d.tell = 3 THEN d.at ELSE requeued_at END,
+			processed_at = CASE WHEN n_pending + d.p + n_processing + d.r + n_failed + d.f = 0 THEN d.at END,
+			updated_at = d.at
+		FROM d`+locked+` WHERE webhook_events.id = d.id`, a...)
 	if err == nil && n != int64(len(ids)) {
 		err = fmt.Errorf("move the counters of %d events: %d were there", len(ids), n)
 	}

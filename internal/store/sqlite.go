@@ -21,22 +21,12 @@ import (
 	"modernc.org/sqlite"
 )
 
-// Options say which database to open, and how.
-type Options struct {
-	Path string
-	// Create makes the file, and brings an older schema up to date. Without it a
-	// missing file is ErrUnavailable and an older schema ErrSchema.
-	Create bool
-	// Timeout is how long to wait for a lock that another process holds; 0: 10 s.
-	Timeout time.Duration
-	Log     *slog.Logger
-}
-
 // SQLite is a queue.Store in one file.
 type SQLite struct {
-	reads  *sql.DB
+	shared
+	pool   *sql.DB // reads
 	writes *sql.DB
-	w      *writer
+	w      *writer // the runner
 
 	closing sync.Once
 }
@@ -46,34 +36,32 @@ var _ queue.Store = (*SQLite)(nil)
 // readers is how many connections may read at once. They can't write.
 const readers = 4
 
-// Open opens a database. Its errors are ErrUnavailable, with the path and what
-// to do, and ErrSchema.
-func Open(ctx context.Context, o Options) (*SQLite, error) {
-	if o.Timeout == 0 {
-		o.Timeout = 10 * time.Second
-	}
+func openSQLite(ctx context.Context, o Options) (*SQLite, error) {
+	o = o.withDefaults()
 	useOFDLocks(ctx, o.Log)
 	if o.Create {
 		if _, err := MigrateUp(ctx, o); err != nil {
 			return nil, err
 		}
-	} else if err := mustExist(o.Path); err != nil {
+	} else if err := o.mustExist(); err != nil {
 		return nil, err
 	}
-	s := &SQLite{}
+	s := &SQLite{shared: shared{dialect: sqliteDialect}}
 	var err error
-	if s.reads, err = sql.Open("sqlite", dsn(o.Path, o.Timeout, "query_only(1)")); err != nil {
+	if s.pool, err = sql.Open("sqlite", dsn(o.Database, o.Timeout, "query_only(1)")); err != nil {
 		return nil, err
 	}
-	s.reads.SetMaxOpenConns(readers)
-	s.reads.SetMaxIdleConns(readers)
-	if s.writes, err = sql.Open("sqlite", dsn(o.Path, o.Timeout)); err != nil {
-		return nil, errors.Join(err, s.reads.Close())
+	s.reads = s.pool
+	s.pool.SetMaxOpenConns(readers)
+	s.pool.SetMaxIdleConns(readers)
+	if s.writes, err = sql.Open("sqlite", dsn(o.Database, o.Timeout)); err != nil {
+		return nil, errors.Join(err, s.pool.Close())
 	}
 	s.writes.SetMaxOpenConns(1)
 	s.w = newWriter(s.writes)
+	s.runner = s.w
 	if err := s.begin(ctx, o); err != nil {
-		return nil, errors.Join(fmt.Errorf("open %s: %w", o.Path, classify(err)), s.Close())
+		return nil, errors.Join(fmt.Errorf("open %s: %w", o.Database, classify(err)), s.Close())
 	}
 	return s, nil
 }
@@ -81,10 +69,10 @@ func Open(ctx context.Context, o Options) (*SQLite, error) {
 // begin checks what was opened: the pragmas, the schema, and for a process that
 // will write, the WAL that the last one left.
 func (s *SQLite) begin(ctx context.Context, o Options) error {
-	if err := checkOurs(ctx, s.reads); err != nil {
+	if err := checkOurs(ctx, s.pool); err != nil {
 		return err
 	}
-	if err := checkPragmas(ctx, s.reads, o.Timeout, true); err != nil {
+	if err := checkPragmas(ctx, s.pool, o.Timeout, true); err != nil {
 		return err
 	}
 	if err := s.CheckSchema(ctx); err != nil {
@@ -108,7 +96,7 @@ func (s *SQLite) begin(ctx context.Context, o Options) error {
 // called again.
 func (s *SQLite) Close() error {
 	s.closing.Do(s.w.close)
-	return errors.Join(s.writes.Close(), s.reads.Close())
+	return errors.Join(s.writes.Close(), s.pool.Close())
 }
 
 // Broken implements queue.Store.
@@ -121,18 +109,22 @@ var ofdLocks sync.Once
 func useOFDLocks(ctx context.Context, log *slog.Logger) {
 	ofdLocks.Do(func() {
 		_, err := sqlite.OFDLocking(true)
-		if (err != nil || !sqlite.OFDLockingEnabled()) && log != nil {
+		if err != nil || !sqlite.OFDLockingEnabled() {
 			log.InfoContext(ctx, "no OFD locks on this system: no other program in this process may open the database file",
 				"os", runtime.GOOS)
 		}
 	})
 }
 
-func mustExist(path string) error {
-	_, err := os.Stat(path)
+// mustExist keeps a command from making the file that it was to read.
+func (o Options) mustExist() error {
+	if isPostgres(o.Database) {
+		return nil // opening it tells
+	}
+	_, err := os.Stat(o.Database)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: there is none at %s; start orchestrate serve or orchestrate migrate, or name another with --database",
-			queue.ErrUnavailable, path)
+			queue.ErrUnavailable, o.Database)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", queue.ErrUnavailable, err)
@@ -190,21 +182,13 @@ func checkPragmas(ctx context.Context, db *sql.DB, timeout time.Duration, queryO
 	return nil
 }
 
-// Size implements queue.Store.
-func (s *SQLite) Size(ctx context.Context) (int64, error) {
-	var pages, size int64
-	err := s.reads.QueryRowContext(ctx, "SELECT page_count, page_size FROM pragma_page_count(), pragma_page_size()").
-		Scan(&pages, &size)
-	return pages * size, classify(err)
-}
-
 // shrinkPages is how many pages one step gives back: a few milliseconds.
 const shrinkPages = 100
 
 // Shrink implements queue.Store.
 func (s *SQLite) Shrink(ctx context.Context) error {
 	for before := int64(math.MaxInt64); ; {
-		left, err := write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) (int64, error) {
+		left, err := write(ctx, s, op{}, func(ctx context.Context, q querier) (int64, error) {
 			step := func(*sql.Rows) error { return nil } // each row frees a page
 			if err := each(ctx, q, fmt.Sprintf("PRAGMA incremental_vacuum(%d)", shrinkPages), nil, step); err != nil {
 				return 0, err
@@ -222,7 +206,7 @@ func (s *SQLite) Shrink(ctx context.Context) error {
 // committed, in this process or another; reading it costs microseconds, so it
 // can be read often.
 func (s *SQLite) Watch(ctx context.Context, changed func()) error {
-	conn, err := s.reads.Conn(ctx)
+	conn, err := s.pool.Conn(ctx)
 	if err != nil {
 		return classify(err)
 	}

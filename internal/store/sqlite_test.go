@@ -5,7 +5,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -24,12 +23,7 @@ import (
 )
 
 func TestSQLite(t *testing.T) {
-	// Each random run syncs a disk some hundred times; more of them take a flag.
-	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
-		if err := flag.Set("rapid.checks", "30"); err != nil {
-			t.Fatal(err)
-		}
-	}
+	t.Parallel()
 	paths := map[string]string{} // by test: the second time, the same database
 	storetest.Run(t, func(t *testing.T) queue.Store {
 		if paths[t.Name()] == "" {
@@ -44,7 +38,7 @@ func open(t testing.TB, path string) *SQLite {
 	if path == "" {
 		path = filepath.Join(t.TempDir(), "q.db")
 	}
-	s, err := Open(t.Context(), Options{Path: path, Create: true})
+	s, err := openSQLite(t.Context(), Options{Database: path, Create: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +49,7 @@ func open(t testing.TB, path string) *SQLite {
 func TestOpenRefuses(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "none.db")
-	_, err := Open(t.Context(), Options{Path: path})
+	_, err := Open(t.Context(), Options{Database: path})
 	if !errors.Is(err, queue.ErrUnavailable) || !strings.Contains(err.Error(), path) {
 		t.Errorf("a missing file: got %v, want ErrUnavailable with the path", err)
 	}
@@ -67,7 +61,7 @@ func TestOpenRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, create := range []bool{false, true} {
-		if _, err := Open(t.Context(), Options{Path: garbage, Create: create}); !errors.Is(err, queue.ErrUnavailable) {
+		if _, err := Open(t.Context(), Options{Database: garbage, Create: create}); !errors.Is(err, queue.ErrUnavailable) {
 			t.Errorf("garbage, create %v: got %v, want ErrUnavailable", create, err)
 		}
 	}
@@ -83,7 +77,7 @@ func TestSchemaVersions(t *testing.T) {
 		t.Errorf("a newer schema: got %v, want ErrSchema", err)
 	}
 	for _, create := range []bool{false, true} {
-		if _, err := Open(t.Context(), Options{Path: path, Create: create}); !errors.Is(err, queue.ErrSchema) {
+		if _, err := Open(t.Context(), Options{Database: path, Create: create}); !errors.Is(err, queue.ErrSchema) {
 			t.Errorf("open a newer schema, create %v: got %v, want ErrSchema", create, err)
 		}
 	}
@@ -91,19 +85,19 @@ func TestSchemaVersions(t *testing.T) {
 	if err := open(t, older).Close(); err != nil {
 		t.Fatal(err)
 	}
-	undone, err := MigrateDown(t.Context(), Options{Path: older}, 0)
+	undone, err := MigrateDown(t.Context(), Options{Database: older}, 0)
 	if err != nil || len(undone) == 0 {
 		t.Fatalf("migrate down: %v, %v", undone, err)
 	}
-	if _, err := Open(t.Context(), Options{Path: older}); !errors.Is(err, queue.ErrSchema) || !strings.Contains(err.Error(), "orchestrate migrate") {
+	if _, err := Open(t.Context(), Options{Database: older}); !errors.Is(err, queue.ErrSchema) || !strings.Contains(err.Error(), "orchestrate migrate") {
 		t.Errorf("open an older schema: got %v, want ErrSchema with the next step", err)
 	}
-	applied, err := MigrateUp(t.Context(), Options{Path: older})
+	applied, err := MigrateUp(t.Context(), Options{Database: older})
 	if err != nil || len(applied) != len(undone) {
 		t.Errorf("migrate up: got %v, %v", applied, err)
 	}
-	steps, version, err := MigrationStatus(t.Context(), Options{Path: older})
-	want, _ := SchemaVersion()
+	steps, version, err := MigrationStatus(t.Context(), Options{Database: older})
+	want, _ := sqliteDialect.schemaVersion()
 	if err != nil || version != want || len(steps) == 0 || steps[0].AppliedAt == 0 {
 		t.Errorf("status: got %v at %d, %v; want version %d", steps, version, err, want)
 	}
@@ -115,7 +109,7 @@ func TestCreation(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state", "q ?#%.db")
 	s := open(t, path)
 	for pragma, want := range map[string]string{"page_size": "8192", "auto_vacuum": "2", "journal_mode": "wal"} {
-		got, err := one[string](t.Context(), s.reads, "PRAGMA "+pragma)
+		got, err := one[string](t.Context(), s.pool, "PRAGMA "+pragma)
 		if err != nil || got != want {
 			t.Errorf("pragma %s: got %s, %v; want %s", pragma, got, err, want)
 		}
@@ -126,7 +120,7 @@ func TestCreation(t *testing.T) {
 			t.Errorf("%s: got %v, %v; want %v", file, info, err, want)
 		}
 	}
-	if _, err := s.reads.Exec("DELETE FROM workers"); err == nil {
+	if _, err := s.pool.Exec("DELETE FROM workers"); err == nil {
 		t.Error("a reader could write")
 	}
 	if runtime.GOOS == "linux" && !sqlite.OFDLockingEnabled() {
@@ -208,7 +202,7 @@ func holdWriter(t *testing.T, s *SQLite) (release func()) {
 	hold, held, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _ = write(t.Context(), s.w, s.w.urgent, 0, func(context.Context, querier) (int, error) {
+		_, _ = write(t.Context(), s, op{}, func(context.Context, querier) (int, error) {
 			close(held)
 			<-hold
 			return 0, nil
@@ -238,7 +232,7 @@ func TestOneBadOperationCostsNoNeighbour(t *testing.T) {
 	ids := []string{"one", "bad", "two", "three"}
 	errs := make([]error, len(ids))
 	for i, id := range ids {
-		wg.Go(func() { _, errs[i] = write(t.Context(), s.w, s.w.urgent, 0, insert(id)) })
+		wg.Go(func() { _, errs[i] = write(t.Context(), s, op{}, insert(id)) })
 	}
 	for len(s.w.urgent) < len(ids) {
 		runtime.Gosched()
@@ -250,7 +244,7 @@ func TestOneBadOperationCostsNoNeighbour(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", id, errs[i], want)
 		}
 	}
-	workers, err := all(t.Context(), s.reads, "SELECT id FROM workers ORDER BY id", nil, func(rows *sql.Rows, id *string) error { return rows.Scan(id) })
+	workers, err := all(t.Context(), s.pool, "SELECT id FROM workers ORDER BY id", nil, func(rows *sql.Rows, id *string) error { return rows.Scan(id) })
 	if err != nil || fmt.Sprint(workers) != "[one three two]" {
 		t.Errorf("stored: got %v, %v; want the three good ones", workers, err)
 	}
@@ -260,7 +254,7 @@ func TestIntakeIsRefusedWhenTooMuchWaits(t *testing.T) {
 	s := open(t, "")
 	release := holdWriter(t, s)
 	for range maxWaiting {
-		s.w.intake <- &op{ctx: t.Context(), done: make(chan error, 1), run: func(context.Context, querier) error { return nil }}
+		s.w.intake <- &op{ctx: t.Context(), done: make(chan error, 1), fn: func(context.Context, querier) error { return nil }}
 	}
 	_, err := s.Insert(t.Context(), queue.Insertion{Event: &queue.Event{}, Payload: &queue.Payload{}})
 	if !errors.Is(err, queue.ErrBusy) {
@@ -277,7 +271,7 @@ func TestCheckpointWaitsForNobody(t *testing.T) {
 	if err := s.Register(t.Context(), queue.Worker{ID: "w", StartedAt: 1}, ""); err != nil {
 		t.Fatal(err)
 	}
-	reader, err := s.reads.Conn(t.Context())
+	reader, err := s.pool.Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -361,7 +355,7 @@ func TestOtherProgramsDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, create := range []bool{false, true} {
-		_, err := Open(t.Context(), Options{Path: path, Create: create})
+		_, err := Open(t.Context(), Options{Database: path, Create: create})
 		if !errors.Is(err, queue.ErrUnavailable) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "another program") {
 			t.Errorf("create %v: got %v", create, err)
 		}
@@ -378,7 +372,7 @@ func TestCopyOpens(t *testing.T) {
 	if _, err := s.writes.Exec("VACUUM INTO '" + filepath.Join(dir, "copy.db") + "'"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(t.Context(), Options{Path: filepath.Join(dir, "copy.db")}); err == nil || !strings.Contains(err.Error(), "orchestrate migrate") {
+	if _, err := Open(t.Context(), Options{Database: filepath.Join(dir, "copy.db")}); err == nil || !strings.Contains(err.Error(), "orchestrate migrate") {
 		t.Errorf("without leave to change it: got %v, want the next step", err)
 	}
 	copied := open(t, filepath.Join(dir, "copy.db"))

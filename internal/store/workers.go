@@ -5,13 +5,15 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 
 	"orchestrate/internal/queue"
 )
 
 // Register implements queue.Store.
-func (s *SQLite) Register(ctx context.Context, w queue.Worker, earlier queue.Text) error {
-	_, err := write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) (struct{}, error) {
+func (s *shared) Register(ctx context.Context, w queue.Worker, earlier queue.Text) error {
+	_, err := write(ctx, s, op{recognises: always, wakes: true}, func(ctx context.Context, q querier) (struct{}, error) {
 		return struct{}{}, register(ctx, q, w, earlier)
 	})
 	return err
@@ -29,8 +31,9 @@ func register(ctx context.Context, q querier, w queue.Worker, earlier queue.Text
 	}
 	_, err = exec(ctx, q, `INSERT INTO workers (id, host, pid, version, routes, slots, started_at, beat, heartbeat_at,
 			config_hash, reloads, reloads_failed, reload_error)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $7, $8, $9, $10, $11)`,
-		w.ID, w.Host, w.PID, w.Version, routes, w.Slots, w.StartedAt, w.ConfigHash, w.ReloadCount, w.ReloadsFailed, w.ReloadError)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12)
+		ON CONFLICT (id) DO UPDATE SET heartbeat_at = excluded.heartbeat_at`, // made by a run whose commit was in doubt
+		w.ID, w.Host, w.PID, w.Version, routes, w.Slots, w.StartedAt, w.StartedAt, w.ConfigHash, w.ReloadCount, w.ReloadsFailed, w.ReloadError)
 	if err != nil {
 		return fmt.Errorf("register worker %s: %w", w.ID, err)
 	}
@@ -40,12 +43,12 @@ func register(ctx context.Context, q querier, w queue.Worker, earlier queue.Text
 const heldQuery = `SELECT ` + jobColumns + ` FROM webhook_jobs WHERE worker_id = $1 AND status = 'processing' ORDER BY event_id, route`
 
 // Heartbeat implements queue.Store.
-func (s *SQLite) Heartbeat(ctx context.Context, w queue.Worker) ([]queue.Job, error) {
+func (s *shared) Heartbeat(ctx context.Context, w queue.Worker) ([]queue.Job, error) {
 	routes, err := json.Marshal(w.Routes)
 	if err != nil {
 		return nil, err
 	}
-	return write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) ([]queue.Job, error) {
+	return write(ctx, s, op{recognises: always}, func(ctx context.Context, q querier) ([]queue.Job, error) {
 		n, err := exec(ctx, q, `UPDATE workers SET beat = beat + 1, heartbeat_at = $2, routes = $3, slots = $4,
 			config_hash = $5, reloads = $6, reloads_failed = $7, reload_error = $8 WHERE id = $1`,
 			w.ID, w.HeartbeatAt, routes, w.Slots, w.ConfigHash, w.ReloadCount, w.ReloadsFailed, w.ReloadError)
@@ -60,8 +63,8 @@ func (s *SQLite) Heartbeat(ctx context.Context, w queue.Worker) ([]queue.Job, er
 }
 
 // Unregister implements queue.Store.
-func (s *SQLite) Unregister(ctx context.Context, workerID queue.Text, now queue.Time) error {
-	_, err := write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) (struct{}, error) {
+func (s *shared) Unregister(ctx context.Context, workerID queue.Text, now queue.Time) error {
+	_, err := write(ctx, s, op{recognises: always, wakes: true}, func(ctx context.Context, q querier) (struct{}, error) {
 		return struct{}{}, unregister(ctx, q, workerID, now)
 	})
 	return err
@@ -75,16 +78,16 @@ func unregister(ctx context.Context, q querier, workerID queue.Text, now queue.T
 	if err != nil {
 		return err
 	}
-	for _, j := range jobs {
-		if err := settle(ctx, q, j.Claim, queue.GiveBack(j, "its worker has gone", now)); err != nil {
-			return err
-		}
+	items := make([]settling, len(jobs))
+	for i, j := range jobs {
+		items[i] = settling{Claim: j.Claim, Settlement: queue.GiveBack(j, "its worker has gone", now)}
 	}
-	return nil
+	_, err = settle(ctx, q, items) // a stale one was given back by another
+	return err
 }
 
 // Workers implements queue.Store.
-func (s *SQLite) Workers(ctx context.Context) ([]queue.Worker, error) {
+func (s *shared) Workers(ctx context.Context) ([]queue.Worker, error) {
 	workers, err := all(ctx, s.reads, `SELECT id, host, pid, version, routes, slots, started_at, beat, heartbeat_at,
 			config_hash, reloads, reloads_failed, reload_error
 		FROM workers ORDER BY id`, nil, func(rows *sql.Rows, w *queue.Worker) error {
@@ -100,25 +103,27 @@ func (s *SQLite) Workers(ctx context.Context) ([]queue.Worker, error) {
 }
 
 // Rescue implements queue.Store.
-func (s *SQLite) Rescue(ctx context.Context, dead map[queue.Text]int64, now queue.Time) ([]queue.Rescued, error) {
+func (s *shared) Rescue(ctx context.Context, dead map[queue.Text]int64, now queue.Time) ([]queue.Rescued, error) {
 	if len(dead) == 0 { // as nearly always: look before taking the write lock
 		orphans, err := all(ctx, s.reads, orphanQuery, nil, scanJob)
 		if err != nil || len(orphans) == 0 {
 			return nil, classify(err)
 		}
 	}
-	return write(ctx, s.w, s.w.urgent, 0, func(ctx context.Context, q querier) ([]queue.Rescued, error) {
+	return write(ctx, s, op{wakes: true}, func(ctx context.Context, q querier) ([]queue.Rescued, error) {
 		return rescue(ctx, q, dead, now)
 	})
 }
 
-// orphanQuery reads a partial index: as many rows as there are slots.
+// orphanQuery reads a partial index: as many rows as there are slots. It locks
+// nothing: a worker's row, once gone, never comes back, so that what is an
+// orphan stays one until it is settled.
 const orphanQuery = `SELECT ` + jobColumns + ` FROM webhook_jobs
-	WHERE status = 'processing' AND worker_id NOT IN (SELECT id FROM workers) ORDER BY worker_id, event_id, route /*lock*/`
+	WHERE status = 'processing' AND worker_id NOT IN (SELECT id FROM workers) ORDER BY worker_id, event_id, route`
 
 func rescue(ctx context.Context, q querier, dead map[queue.Text]int64, now queue.Time) ([]queue.Rescued, error) {
-	for id, beat := range dead {
-		if _, err := exec(ctx, q, `DELETE FROM workers WHERE id = $1 AND beat = $2`, id, beat); err != nil {
+	for _, id := range slices.Sorted(maps.Keys(dead)) { // two rescuers take the locks in one order
+		if _, err := exec(ctx, q, `DELETE FROM workers WHERE id = $1 AND beat = $2`, id, dead[id]); err != nil {
 			return nil, err
 		}
 	}
@@ -126,19 +131,31 @@ func rescue(ctx context.Context, q querier, dead map[queue.Text]int64, now queue
 	if err != nil {
 		return nil, err
 	}
-	var out []queue.Rescued
+	var items []settling
 	for len(jobs) > 0 {
 		n := 1 // those of one worker
 		for n < len(jobs) && jobs[n].WorkerID == jobs[0].WorkerID {
 			n++
 		}
 		for i, st := range queue.AfterCrash(jobs[:n], now) {
-			if err := settle(ctx, q, jobs[i].Claim, st); err != nil {
-				return nil, err
-			}
-			out = append(out, queue.Rescued{Claim: jobs[i].Claim, Settlement: st})
+			items = append(items, settling{Claim: jobs[i].Claim, Settlement: st})
 		}
 		jobs = jobs[n:]
+	}
+	return settleOrphans(ctx, q, items)
+}
+
+// settleOrphans tells those that nobody else has rescued meanwhile.
+func settleOrphans(ctx context.Context, q querier, items []settling) ([]queue.Rescued, error) {
+	stale, err := settle(ctx, q, items)
+	if err != nil {
+		return nil, err
+	}
+	var out []queue.Rescued
+	for _, s := range items {
+		if !slices.ContainsFunc(stale, func(o settling) bool { return o.Claim == s.Claim }) {
+			out = append(out, queue.Rescued{Claim: s.Claim, Settlement: s.Settlement})
+		}
 	}
 	return out, nil
 }

@@ -12,12 +12,6 @@ import (
 	"orchestrate/internal/queue"
 )
 
-// querier runs SQL: in the writer's transaction, or on a reader.
-type querier interface {
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}
-
 const (
 	// maxGroup and maxGroupBytes bound one transaction, so that a settle never
 	// waits long behind intake.
@@ -28,14 +22,6 @@ const (
 	// checkpointEvery is how often an idle moment is used to empty the WAL.
 	checkpointEvery = 30 * time.Second
 )
-
-// op is one write. run may be called twice, and must then do the same.
-type op struct {
-	ctx  context.Context // the caller's: an op that nobody waits for is skipped
-	run  func(context.Context, querier) error
-	size int
-	done chan error
-}
 
 // writer owns the one write connection of a process. It takes what waits, runs
 // it in one transaction, commits once, then answers all: no timer, groups form
@@ -63,32 +49,19 @@ func newWriter(db *sql.DB) *writer {
 	}
 }
 
-// write runs fn in a transaction of the writer and returns its value once the
-// commit has returned.
-func write[T any](ctx context.Context, w *writer, lane chan *op, size int, fn func(context.Context, querier) (T, error)) (T, error) {
-	var out, zero T
-	o := &op{ctx: ctx, size: size, done: make(chan error, 1)}
-	o.run = func(ctx context.Context, q querier) (err error) {
-		out, err = fn(ctx, q)
-		return err
-	}
-	if err := w.do(o, lane); err != nil {
-		return zero, err
-	}
-	return out, nil
-}
-
-func (w *writer) do(o *op, lane chan *op) error {
+// run implements runner.
+func (w *writer) run(o *op) error {
 	w.start.Do(func() { go w.loop() })
-	if lane == w.intake {
+	o.done = make(chan error, 1)
+	if o.intake {
 		select {
-		case lane <- o:
+		case w.intake <- o:
 		default:
 			return queue.ErrBusy
 		}
 	} else {
 		select {
-		case lane <- o:
+		case w.urgent <- o:
 		case <-o.ctx.Done():
 			return waited(o.ctx)
 		case <-w.stopped:
@@ -192,7 +165,7 @@ func (w *writer) commit(group []*op) {
 	errs := make([]error, len(group))
 	err := w.transaction(func(ctx context.Context, q querier) error {
 		for i, o := range group {
-			if errs[i] = o.run(ctx, q); errs[i] != nil {
+			if errs[i] = o.fn(ctx, q); errs[i] != nil {
 				return errs[i]
 			}
 		}
@@ -272,7 +245,7 @@ func (w *writer) separately(ctx context.Context, q querier, group []*op, errs []
 		if err := savepoint("SAVEPOINT op"); err != nil {
 			return err
 		}
-		if errs[i] = o.run(ctx, q); errs[i] != nil {
+		if errs[i] = o.fn(ctx, q); errs[i] != nil {
 			if err := savepoint("ROLLBACK TO op"); err != nil {
 				return errors.Join(err, errs[i])
 			}

@@ -1,0 +1,230 @@
+package pgtest
+
+import (
+	"encoding/binary"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Proxy stands between a client and the server and breaks what is between them.
+type Proxy struct {
+	target string
+	ln     net.Listener
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	conns   map[net.Conn]bool
+	refuses bool
+	rule    *rule
+}
+
+// rule says at which message of a client its connection is cut.
+type rule struct {
+	match     func(kind byte, body []byte) bool
+	forwarded bool // and answered by the server
+	done      chan struct{}
+}
+
+// NewProxy listens until the test ends.
+func NewProxy(t testing.TB, s *Server) *Proxy {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{target: net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)), ln: ln, conns: map[net.Conn]bool{}}
+	p.wg.Go(p.accept)
+	t.Cleanup(func() {
+		_ = ln.Close()
+		p.Cut()
+		p.wg.Wait()
+	})
+	return p
+}
+
+// URL is that of the server, by way of the proxy.
+func (p *Proxy) URL(url string) string {
+	return strings.Replace(url, p.target, p.ln.Addr().String(), 1)
+}
+
+// Cut breaks all connections.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		_ = c.Close()
+	}
+}
+
+// Refuse breaks all connections and those that are made until it is called with
+// false.
+func (p *Proxy) Refuse(refuse bool) {
+	p.mu.Lock()
+	p.refuses = refuse
+	p.mu.Unlock()
+	if refuse {
+		p.Cut()
+	}
+}
+
+// CutBefore cuts a connection instead of passing on the next message that
+// matches; the channel is closed when that was done.
+func (p *Proxy) CutBefore(match func(kind byte, body []byte) bool) <-chan struct{} {
+	return p.arm(&rule{match: match})
+}
+
+// CutAnswer passes that message on, waits until the server has answered it, and
+// cuts the connection instead of passing on the answer.
+func (p *Proxy) CutAnswer(match func(kind byte, body []byte) bool) <-chan struct{} {
+	return p.arm(&rule{match: match, forwarded: true})
+}
+
+func (p *Proxy) arm(r *rule) <-chan struct{} {
+	r.done = make(chan struct{})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rule = r
+	return r.done
+}
+
+// Commit matches the simple query that commits a transaction.
+func Commit(kind byte, body []byte) bool {
+	return kind == 'Q' && strings.HasSuffix(strings.TrimRight(string(body), "\x00"), "COMMIT")
+}
+
+// Sync matches the end of an extended query.
+func Sync(kind byte, _ []byte) bool { return kind == 'S' }
+
+func (p *Proxy) accept() {
+	for {
+		client, err := p.ln.Accept()
+		if err != nil {
+			return
+		}
+		p.wg.Go(func() { p.serve(client) })
+	}
+}
+
+func (p *Proxy) serve(client net.Conn) {
+	defer func() { _ = client.Close() }()
+	server, err := net.Dial("tcp", p.target)
+	if err != nil || !p.track(client, server) {
+		return
+	}
+	defer p.untrack(client, server)
+	answered := make(chan *rule, 1) // the rule whose answer is awaited
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.toClient(client, server, answered)
+		_ = client.Close()
+	}()
+	p.toServer(client, server, answered)
+	<-done
+}
+
+func (p *Proxy) track(conns ...net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range conns {
+		if p.refuses {
+			_ = c.Close()
+			continue
+		}
+		p.conns[c] = true
+	}
+	return !p.refuses
+}
+
+func (p *Proxy) untrack(conns ...net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range conns {
+		_ = c.Close()
+		delete(p.conns, c)
+	}
+}
+
+// toServer ends with the connection that it reads from.
+func (p *Proxy) toServer(client, server net.Conn, answered chan<- *rule) {
+	startup := true
+	for {
+		kind, frame, err := readFrame(client, startup)
+		if err != nil {
+			_ = server.Close()
+			return
+		}
+		if r := p.matching(kind, frame); r != nil {
+			if !r.forwarded {
+				_, _ = client.Close(), server.Close()
+				close(r.done)
+				return
+			}
+			answered <- r
+		}
+		startup = false
+		if _, err := server.Write(frame); err != nil {
+			return
+		}
+	}
+}
+
+func (p *Proxy) matching(kind byte, frame []byte) *rule {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.rule
+	if r == nil || kind == 0 || !r.match(kind, frame[5:]) {
+		return nil
+	}
+	p.rule = nil
+	return r
+}
+
+func (p *Proxy) toClient(client, server net.Conn, answered <-chan *rule) {
+	var r *rule
+	for {
+		kind, frame, err := readFrame(server, false)
+		if err != nil {
+			return
+		}
+		if r == nil {
+			select {
+			case r = <-answered:
+			default:
+			}
+		}
+		switch {
+		case r != nil && kind == 'Z':
+			_, _ = client.Close(), server.Close()
+			close(r.done)
+			return
+		case r != nil:
+		default:
+			if _, err := client.Write(frame); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// readFrame reads one message whole; the one at the start has no kind.
+func readFrame(r io.Reader, startup bool) (kind byte, frame []byte, err error) {
+	head := make([]byte, 5)
+	if startup {
+		head = head[1:]
+	}
+	if _, err := io.ReadFull(r, head); err != nil {
+		return 0, nil, err
+	}
+	size := head
+	if !startup {
+		kind, size = head[0], head[1:]
+	}
+	body := make([]byte, max(int(binary.BigEndian.Uint32(size))-4, 0))
+	_, err = io.ReadFull(r, body)
+	return kind, append(head, body...), err
+}

@@ -1,0 +1,340 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"orchestrate/internal/queue"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+)
+
+// Postgres is a queue.Store on a server. Each operation is a transaction of its
+// own; settles that wait together share one.
+type Postgres struct {
+	shared
+	pool    *pgxpool.Pool
+	db      *sql.DB // over pool
+	session session
+	timeout time.Duration // of one try
+	log     *slog.Logger
+
+	intake   chan struct{} // connections that inserts may hold: the others are for settles and heartbeats
+	inserts  chan *waiting[delivery, newEvent]
+	settles  chan *waiting[settling, bool]
+	doubtful *doubtful
+	notices  chan struct{}
+	swept    sweepTime
+
+	start, closing sync.Once
+	stop, stopped  chan struct{}
+	background     sync.WaitGroup
+	broken         chan struct{}
+}
+
+var _ queue.Store = (*Postgres)(nil)
+
+// session is what is asked of the server for each transaction.
+type session struct {
+	begin string
+	// pooled: a connection is ours for one transaction only, as behind PgBouncer
+	// in transaction mode. Nothing can be set for a session, nor listened to.
+	pooled bool
+	want   map[string]string // settings that must be in force, as pg_settings writes them
+}
+
+const (
+	// minVersion: before it there are no MATERIALIZED CTEs (12), and nothing
+	// older than 13 is tested.
+	minVersion = 13_00_00
+	// maxConns is how many connections a process opens, unless the URL says
+	// pool_max_conns: enough that commits share their syncs.
+	maxConns = 16
+	// maxStatement bounds a statement: the slowest counts every row.
+	maxStatement = 60 * time.Second
+	// maxIdleTransaction bounds how long a process that hangs can hold locks.
+	maxIdleTransaction = 30 * time.Second
+)
+
+func openPostgres(ctx context.Context, o Options) (p *Postgres, err error) {
+	o = o.withDefaults()
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("open %s: %w", shownURL(o.Database), classify(err))
+		}
+	}()
+	cfg, s, err := postgresConfig(o)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	p = &Postgres{
+		shared: shared{dialect: postgresDialect},
+		pool:   pool, db: stdlib.OpenDBFromPool(pool), session: s, timeout: o.Timeout, log: o.Log,
+		intake:   make(chan struct{}, max(1, int(cfg.MaxConns)*3/4)),
+		inserts:  make(chan *waiting[delivery, newEvent], maxWaiting),
+		settles:  make(chan *waiting[settling, bool], maxWaiting),
+		doubtful: &doubtful{claims: map[queue.Claim]bool{}},
+		notices:  make(chan struct{}, 1),
+		stop:     make(chan struct{}), stopped: make(chan struct{}), broken: make(chan struct{}),
+	}
+	p.reads, p.runner = pgReads{p}, p
+	if err := p.prepare(ctx, o); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+// prepare looks at the server, and at the schema or brings it up to date.
+func (p *Postgres) prepare(ctx context.Context, o Options) error {
+	ctx, cancel := context.WithTimeout(ctx, max(o.Timeout, time.Second))
+	defer cancel()
+	if err := p.checkServer(ctx, o.Create); err != nil {
+		return err
+	}
+	err := p.CheckSchema(ctx)
+	if !o.Create || !errors.Is(err, queue.ErrSchema) {
+		return err
+	}
+	if _, err := postgresUp(ctx, o); err != nil {
+		return err
+	}
+	return p.CheckSchema(ctx)
+}
+
+// postgresConfig reads the URL, and with it libpq's variables, service and
+// password files.
+func postgresConfig(o Options) (*pgxpool.Config, session, error) {
+	if _, err := parseURL(o.Database); err != nil {
+		return nil, session{}, err
+	}
+	cfg, err := pgxpool.ParseConfig(o.Database)
+	if err != nil {
+		return nil, session{}, fmt.Errorf("%w: %w", queue.ErrInvalid, withoutURL(err))
+	}
+	if !strings.Contains(o.Database, "pool_max_conns=") {
+		cfg.MaxConns = maxConns
+	}
+	c := cfg.ConnConfig
+	if c.ConnectTimeout == 0 || c.ConnectTimeout > o.Timeout {
+		c.ConnectTimeout = o.Timeout
+	}
+	return cfg, sessionOf(c, o.Timeout), nil
+}
+
+// sessionOf asks for our settings: at the start of each session, or, behind a
+// pooler, of each transaction. A pooler refuses settings at the start.
+func sessionOf(c *pgx.ConnConfig, lockTimeout time.Duration) session {
+	s := session{
+		begin:  "BEGIN ISOLATION LEVEL READ COMMITTED",
+		pooled: c.DefaultQueryExecMode != pgx.QueryExecModeCacheStatement,
+		want:   map[string]string{"synchronous_commit": "on"},
+	}
+	for name, d := range map[string]time.Duration{
+		"statement_timeout": maxStatement, "lock_timeout": lockTimeout, "idle_in_transaction_session_timeout": maxIdleTransaction,
+	} {
+		if _, given := c.RuntimeParams[name]; !given {
+			s.want[name] = strconv.FormatInt(d.Milliseconds(), 10)
+		}
+	}
+	if _, given := c.RuntimeParams["application_name"]; !given {
+		c.RuntimeParams["application_name"] = "orchestrate"
+	}
+	for name, value := range s.want {
+		if s.pooled {
+			s.begin += "; SET LOCAL " + name + " = " + value
+		} else {
+			c.RuntimeParams[name] = value
+		}
+	}
+	return s
+}
+
+// parseURL refuses a URL whose parts can't be told apart with certainty: a
+// password with special characters would end up in the host or the path, and
+// from there in messages.
+func parseURL(database string) (*url.URL, error) {
+	u, err := url.Parse(database)
+	if err != nil || strings.Contains(u.Path, "@") || u.User == nil && strings.Contains(u.RawQuery, "@") {
+		return nil, fmt.Errorf("%w: the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, "+
+			"with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass", queue.ErrInvalid)
+	}
+	return u, nil
+}
+
+// withoutURL drops the URL that the text of a parse error begins with. It has no
+// password there, as its parts could be told apart.
+func withoutURL(err error) error {
+	var parse *pgconn.ParseConfigError
+	if !errors.As(err, &parse) {
+		return err
+	}
+	text := parse.Error()
+	return errors.New(text[strings.LastIndex(text, "`: ")+len("`: "):])
+}
+
+// shownURL is a URL without password and parameters.
+func shownURL(database string) string {
+	u, err := parseURL(database)
+	if err != nil {
+		return "postgres://…"
+	}
+	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+	if name := u.User.Username(); name != "" {
+		shown.User = url.User(name)
+	}
+	if shown.Host == "" && shown.User == nil { // told by libpq's variables
+		return u.Scheme + "://" + shown.Path
+	}
+	return shown.String()
+}
+
+// serverSettings are read back: what was asked for, and what the promises rest on.
+const serverSettings = `SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('synchronous_commit',
+	'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'fsync', 'full_page_writes',
+	'server_version_num', 'server_version', 'server_encoding', 'transaction_read_only', 'in_hot_standby')`
+
+// checkServer refuses a server that can't hold what is promised. That it runs
+// without fsync is its owner's word, given for the whole server, as for tests:
+// it is told at every start, and not refused.
+func (p *Postgres) checkServer(ctx context.Context, writes bool) error {
+	conn, err := p.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // back to the pool
+	if _, err := simple(ctx, conn, p.session.begin); err != nil {
+		return err
+	}
+	got := map[string]string{}
+	err = each(ctx, conn, serverSettings, nil, func(rows *sql.Rows) error {
+		var name, value string
+		err := rows.Scan(&name, &value)
+		got[name] = value
+		return err
+	})
+	if err == nil {
+		_, err = simple(ctx, conn, "ROLLBACK")
+	}
+	if err != nil {
+		return err
+	}
+	if err := refuseServer(got, p.session, writes); err != nil {
+		return err
+	}
+	for _, name := range []string{"fsync", "full_page_writes"} {
+		if got[name] == "off" && writes {
+			p.log.ErrorContext(ctx, "the server may lose acknowledged webhooks when its machine fails: turn this setting on",
+				"setting", name, "value", "off")
+		}
+	}
+	return nil
+}
+
+func refuseServer(got map[string]string, s session, writes bool) error {
+	version, err := strconv.Atoi(got["server_version_num"])
+	switch {
+	case err != nil || version < minVersion:
+		return fmt.Errorf("%w: the server is PostgreSQL %s; version 13 or newer is needed", queue.ErrUnavailable, queue.Printable(got["server_version"]))
+	case got["server_encoding"] != "UTF8":
+		return fmt.Errorf("%w: the database's encoding is %s; create one with ENCODING 'UTF8'", queue.ErrUnavailable, queue.Printable(got["server_encoding"]))
+	case writes && got["transaction_read_only"] == "on":
+		return fmt.Errorf("%w: the server is read-only, as a standby is; name the primary, or add target_session_attrs=read-write to the URL",
+			queue.ErrUnavailable)
+	}
+	for name, want := range s.want {
+		if got[name] != want {
+			return fmt.Errorf("%w: %s is %s, want %s; behind a pooler, add default_query_exec_mode=exec to the URL",
+				queue.ErrUnavailable, name, queue.Printable(got[name]), want)
+		}
+	}
+	return nil
+}
+
+// Close waits for the writes that were asked for and closes the connections. It
+// may be called again.
+func (p *Postgres) Close() error {
+	p.closing.Do(func() {
+		p.start.Do(func() {}) // from now on nothing starts
+		close(p.stop)
+		p.background.Wait()
+		close(p.stopped)
+		_ = p.db.Close() // the pool's wrapper: it holds nothing
+		p.pool.Close()
+	})
+	return nil
+}
+
+// Broken implements queue.Store. It is never closed: a server that failed to
+// sync crashes and recovers by itself.
+func (p *Postgres) Broken() <-chan struct{} { return p.broken }
+
+// Shrink implements queue.Store. Autovacuum makes the space of deleted rows
+// usable again; giving it back would lock whole tables.
+func (p *Postgres) Shrink(context.Context) error { return nil }
+
+// advisoryLock keeps two processes from migrating at once ("orch").
+const advisoryLock = applicationID
+
+func postgresUp(ctx context.Context, o Options) ([]Migration, error) {
+	var applied []Migration
+	_, err := migrateServer(ctx, o, func(ctx context.Context, p *goose.Provider) error {
+		results, err := p.Up(ctx)
+		applied = fromResults(results)
+		return err
+	})
+	return applied, err
+}
+
+func migratePostgres(ctx context.Context, o Options, fn func(context.Context, *goose.Provider) error) (int64, error) {
+	version, err := migrateServer(ctx, o, fn)
+	if err != nil {
+		return 0, fmt.Errorf("open %s: %w", shownURL(o.Database), classify(err))
+	}
+	return version, nil
+}
+
+// migrateServer runs fn under a lock that a transaction holds on a connection of
+// its own: unlike a session's, it ends with its holder behind a pooler, too.
+func migrateServer(ctx context.Context, o Options, fn func(context.Context, *goose.Provider) error) (version int64, err error) {
+	cfg, s, err := postgresConfig(o)
+	if err != nil {
+		return 0, err
+	}
+	if !s.pooled {
+		cfg.ConnConfig.RuntimeParams["statement_timeout"] = "0" // a step may rewrite a table
+	}
+	db := stdlib.OpenDB(*cfg.ConnConfig)
+	defer func() { err = errors.Join(err, db.Close()) }()
+	lock, err := db.Conn(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	_, err = simple(ctx, lock, fmt.Sprintf("BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = %d; "+
+		"SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock(%d)", o.Timeout.Milliseconds(), advisoryLock))
+	if err != nil {
+		return 0, fmt.Errorf("wait for another process that migrates: %w", err)
+	}
+	defer func() {
+		if _, rollback := simple(context.WithoutCancel(ctx), lock, "ROLLBACK"); err == nil {
+			err = rollback
+		}
+	}()
+	return postgresDialect.step(ctx, db, fn)
+}

@@ -1,0 +1,132 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"orchestrate/internal/queue"
+)
+
+// settlers is how many transactions of settles may be under way: while one
+// waits for the disk the next is filled.
+const settlers = 2
+
+// Settle implements queue.Store. Those that wait together are one transaction.
+func (p *Postgres) Settle(ctx context.Context, c queue.Claim, st queue.Settlement) error {
+	w := &waiting[settling, bool]{in: settling{Claim: c, Settlement: st}, size: len(st.Result.Output)}
+	sure, err := together(ctx, p, p.settles, w, false)
+	if !sure {
+		p.doubtful.add(c)
+	}
+	if err == nil && w.out {
+		return staleError(c)
+	}
+	return err
+}
+
+// settleTogether answers a group. Where it fails as a whole, though the database
+// is there, each is run alone, so that a bad one costs its neighbours nothing.
+func (p *Postgres) settleTogether(group []*waiting[settling, bool]) {
+	if len(group) == 0 {
+		return
+	}
+	items, wakes := make([]settling, len(group)), false
+	for i, w := range group {
+		items[i] = w.in
+		wakes = wakes || w.in.Status != queue.StatusCompleted
+	}
+	stale, err := p.settleGroup(items, wakes)
+	if err != nil && len(group) > 1 && !errors.Is(err, queue.ErrUnavailable) {
+		for _, w := range group {
+			p.settleTogether([]*waiting[settling, bool]{w})
+		}
+		return
+	}
+	late := map[queue.Claim]bool{}
+	for _, s := range stale {
+		late[s.Claim] = true
+	}
+	for _, w := range group {
+		if err != nil {
+			p.doubtful.add(w.in.Claim)
+		} else {
+			p.doubtful.remove(w.in.Claim)
+		}
+		w.out = late[w.in.Claim] // it is stale
+		w.done <- err
+	}
+}
+
+// settleTimeout outlives one try, and ends before a lease does.
+const settleTimeout = 12 * time.Second
+
+func (p *Postgres) settleGroup(items []settling, wakes bool) ([]settling, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	o := &op{recognises: always, wakes: wakes}
+	return writeKnowing(ctx, p, o, func(ctx context.Context, q querier) ([]settling, error) {
+		stale, err := settle(ctx, q, items)
+		if err != nil {
+			return nil, err
+		}
+		var late []settling
+		for _, s := range stale {
+			ours := false
+			if o.inDoubt || p.doubtful.has(s.Claim) {
+				if ours, err = wasOurs(ctx, q, s); err != nil {
+					return nil, err
+				}
+			}
+			if !ours {
+				late = append(late, s)
+			}
+		}
+		return late, nil
+	})
+}
+
+// wasOurs tells whether a settle whose answer was lost was committed: nobody
+// else writes the attempt of our claim with our outcome.
+func wasOurs(ctx context.Context, q querier, s settling) (bool, error) {
+	n, err := one[int64](ctx, q, `SELECT count(*) FROM webhook_attempts WHERE event_id = $1 AND route = $2 AND claim_seq = $3
+		AND worker_id = $4 AND outcome = $5 AND finished_at = $6`,
+		s.EventID, s.Route, s.Seq, s.WorkerID, string(s.Ending), s.FinishedAt)
+	if err != nil {
+		return false, fmt.Errorf("look for attempt %d of event %d, route %s: %w", s.Seq, s.EventID, s.Route, err)
+	}
+	return n > 0, nil
+}
+
+// doubtful remembers the claims whose settle may have been committed although
+// its caller was told an error. The caller asks again, or has lost its lease.
+type doubtful struct {
+	mu     sync.Mutex
+	claims map[queue.Claim]bool
+}
+
+// maxDoubtful bounds what callers that never asked again leave behind.
+const maxDoubtful = 10_000
+
+func (d *doubtful) add(c queue.Claim) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.claims) >= maxDoubtful {
+		clear(d.claims)
+	}
+	d.claims[c] = true
+}
+
+func (d *doubtful) remove(c queue.Claim) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.claims, c)
+}
+
+func (d *doubtful) has(c queue.Claim) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.claims[c]
+}

@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,9 +53,7 @@ type generated struct {
 }
 
 func runSecretGenerate(a *App, file string) error {
-	key := make([]byte, 32)
-	_, _ = rand.Read(key) // never fails: it ends the program instead
-	secret := hex.EncodeToString(key)
+	secret := config.RandomSecret()
 	if file == "" {
 		return a.printSecret(generated{Secret: &secret}, secret,
 			"Paste it at GitHub (Settings, Webhooks, Secret), and give it to orchestrate as "+config.SecretVariable+" or in a file.")

@@ -225,6 +225,13 @@ func keptSecret(path string) (Secret, error) {
 	return NewSecret(lines[0], ref), nil
 }
 
+// RandomSecret is a new secret: 256 bits as 64 hex digits.
+func RandomSecret() string {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails: it ends the program instead
+	return hex.EncodeToString(key)
+}
+
 // createSecret writes aside and links into place, so that whoever sees the file
 // sees all of it, and nothing that is there is ever overwritten.
 func createSecret(path string) (err error) {
@@ -237,9 +244,7 @@ func createSecret(path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
-	key := make([]byte, 32)
-	_, _ = rand.Read(key) // never fails: it ends the program instead
-	_, err = fmt.Fprintln(f, hex.EncodeToString(key))
+	_, err = fmt.Fprintln(f, RandomSecret())
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}

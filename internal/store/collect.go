@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"runtime"
 
 	"orchestrate/internal/queue"
 )
@@ -59,6 +60,7 @@ func collect[In, Out any, K comparable](p *Postgres, lane chan *waiting[In, Out]
 	for {
 		select {
 		case w := <-lane:
+			runtime.Gosched() // those that are about to call, as when a batch ends
 			do(gather(lane, w, key, do))
 		case <-p.stop:
 			for { // what was asked for
@@ -104,9 +106,8 @@ func gather[In, Out any, K comparable](lane chan *waiting[In, Out], w *waiting[I
 // begin starts what runs beside the calls.
 func (p *Postgres) begin() {
 	p.start.Do(func() {
-		for range settlers {
-			p.background.Go(func() { collect(p, p.settles, func(s settling) queue.JobKey { return s.JobKey }, p.settleTogether) })
-		}
+		// One, so that all that end while it waits for the disk share the next.
+		p.background.Go(func() { collect(p, p.settles, func(s settling) queue.JobKey { return s.JobKey }, p.settleTogether) })
 		for range inserters {
 			p.background.Go(func() { collect(p, p.inserts, delivery.key, p.insertTogether) })
 		}

@@ -10,10 +10,6 @@ import (
 	"orchestrate/internal/queue"
 )
 
-// settlers is how many transactions of settles may be under way: while one
-// waits for the disk the next is filled.
-const settlers = 2
-
 // Settle implements queue.Store. Those that wait together are one transaction.
 func (p *Postgres) Settle(ctx context.Context, c queue.Claim, st queue.Settlement) error {
 	w := &waiting[settling, bool]{in: settling{Claim: c, Settlement: st}, size: len(st.Result.Output)}

@@ -137,6 +137,14 @@ func (a *App) askReload() {
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
+// now is the time by the clock of the database, where one is open.
+func (a *App) now() queue.Time {
+	if a.store != nil {
+		return a.store.Now()
+	}
+	return queue.Now()
+}
+
 // Run executes one command line and returns the exit code. Panics become
 // exit code 70.
 func (a *App) Run(ctx context.Context, args []string) (code int) {

@@ -59,7 +59,10 @@ type bulkVerb struct {
 	run         func(context.Context, queue.Filter, queue.BulkOptions) (queue.Bulk, error)
 }
 
-func runBulk(ctx context.Context, a *App, q *queue.Queue, o *bulkOptions, v bulkVerb) error {
+func runBulk(ctx context.Context, a *App, q *queue.Queue, o *bulkOptions, v bulkVerb) (err error) {
+	if o.filter.Since, o.filter.Until, err = o.window(q.Now()); err != nil {
+		return err
+	}
 	if err := checkRoute(ctx, a, q, o.filter.Route); err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func runCleanup(ctx context.Context, a *App, o *cleanupOptions) error {
 	}
 	p := a.newProgress("cleaned %d events")
 	res, err := q.Cleanup(ctx, queue.CleanupOptions{
-		Before: queue.Now().Add(-o.olderThan), IncludeDead: o.includeDead, Batch: o.batch, DryRun: o.dryRun,
+		Before: q.Now().Add(-o.olderThan), IncludeDead: o.includeDead, Batch: o.batch, DryRun: o.dryRun,
 	}, func(r queue.CleanupResult) { p.show(r.Changed) })
 	p.clear()
 	if err != nil && (o.dryRun || res.Changed == 0) {

@@ -24,7 +24,7 @@ and the jobs' states make up the event's: pending, processing, completed, failed
 
 // newEventList prints events as "events list" does.
 func newEventList(a *App) *list[*queue.Event] {
-	now := queue.Now()
+	now := a.now()
 	cols := columns("ID", "STATUS", "EVENT", "REPO", "NUMBER", "REF", "SENDER", "ROUTES", "RETRIES", "NEXT_RETRY",
 		a.timeColumn("AGE", "RECEIVED"), a.timeColumn("ENDED", "PROCESSED"), "DUPLICATES", "SOURCE", "DELIVERY", "ERROR")
 	cols = narrow(cols, "EVENT", "REPO", "ROUTES", "ERROR")

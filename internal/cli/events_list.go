@@ -53,6 +53,9 @@ func runEventsList(ctx context.Context, a *App, o *eventsListOptions) error {
 	if err != nil {
 		return err
 	}
+	if o.filter.Since, o.filter.Until, err = o.window(q.Now()); err != nil {
+		return err
+	}
 	if err := checkRoute(ctx, a, q, o.filter.Route); err != nil {
 		return err
 	}

@@ -184,7 +184,7 @@ func sortedKeys(m map[string]string) []string {
 
 // page prints an event for a reader.
 func page(a *App, d *queue.Detail, allOutput bool) error {
-	now := queue.Now()
+	now := a.now()
 	var b strings.Builder
 	for _, f := range facts(a, d, now) {
 		if f[1] != "" {

@@ -71,16 +71,23 @@ func (o *filterOptions) parse(f *pflag.FlagSet, now queue.Time) (queue.Filter, e
 	if q.EventType, q.Action, err = splitEvent(o.event, o.action); err != nil {
 		return q, err
 	}
-	if q.Since, err = parseTime("--since", o.since, now); err != nil {
-		return q, err
+	q.Since, q.Until, err = o.window(now)
+	return q, err
+}
+
+// window is the time of receipt that is asked for. It is checked before the
+// database is opened, and told again by the clock of that.
+func (o *filterOptions) window(now queue.Time) (since, until queue.Time, err error) {
+	if since, err = parseTime("--since", o.since, now); err != nil {
+		return 0, 0, err
 	}
-	if q.Until, err = parseTime("--until", o.until, now); err != nil {
-		return q, err
+	if until, err = parseTime("--until", o.until, now); err != nil {
+		return 0, 0, err
 	}
-	if q.Since != 0 && q.Until != 0 && q.Since >= q.Until {
-		return q, usagef("--since %s is not before --until %s: nothing can match", o.since, o.until)
+	if since != 0 && until != 0 && since >= until {
+		return 0, 0, usagef("--since %s is not before --until %s: nothing can match", o.since, o.until)
 	}
-	return q, nil
+	return since, until, nil
 }
 
 func (o *filterOptions) check(f *pflag.FlagSet) error {

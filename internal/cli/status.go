@@ -42,7 +42,7 @@ func runStatus(ctx context.Context, a *App) error {
 	if a.output != formatTable {
 		return a.printJSON(s)
 	}
-	now := queue.Now()
+	now := q.Now()
 	if err := a.printLine("%s, %s\n", count(int(s.Events), "event"), humanize.Bytes(uint64(max(0, s.Bytes)))); err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func (w *worker) heartbeat() error {
 	w.mu.Lock()
 	me, running := w.row(), maps.Clone(w.runs)
 	w.mu.Unlock()
-	me.HeartbeatAt = At(at)
+	me.HeartbeatAt = w.q.Now()
 	ctx, cancel := context.WithTimeout(w.background, w.o.Lease)
 	defer cancel()
 	held, err := w.q.store.Heartbeat(ctx, me)
@@ -125,7 +125,7 @@ func (w *worker) rescue(ctx context.Context) {
 	if w.o.Sweep != nil && (first || len(dead) > 0) {
 		w.o.Sweep() // before the jobs can be claimed again
 	}
-	rescued, err := w.q.store.Rescue(ctx, dead, Now())
+	rescued, err := w.q.store.Rescue(ctx, dead, w.q.Now())
 	if err != nil {
 		w.log.Warn("rescue", "error", err.Error())
 		return
@@ -161,7 +161,7 @@ func (w *worker) look(workers []Worker, now time.Time) map[Text]int64 {
 		case other.ID == me:
 		case now.Sub(s.at) >= w.o.Lease:
 			dead[other.ID] = other.Beat
-		case !s.moved && At(now).Sub(other.HeartbeatAt) > w.o.Lease:
+		case !s.moved && w.q.Now().Sub(other.HeartbeatAt) > w.o.Lease:
 			silent = true
 		}
 	}

@@ -83,6 +83,9 @@ func (q *Queue) logReceipt(ctx context.Context, e *Event, r Receipt, jobs []Job)
 	}
 }
 
+// Now is the time by the clock that all processes of this queue share.
+func (q *Queue) Now() Time { return q.store.Now() }
+
 // Wake tells the worker of this process to look for work now.
 func (q *Queue) Wake() {
 	signal(q.wake)
@@ -180,7 +183,7 @@ func (q *Queue) Each(ctx context.Context, f Filter, limit int, fn func(*Event) e
 func (q *Queue) Stats(ctx context.Context) (Stats, error) {
 	s, err := q.store.Stats(ctx)
 	for i := range s.Workers {
-		s.Workers[i].Silent = Now().Sub(s.Workers[i].HeartbeatAt) > Lease
+		s.Workers[i].Silent = q.Now().Sub(s.Workers[i].HeartbeatAt) > Lease
 	}
 	return s, err
 }

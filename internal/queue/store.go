@@ -11,6 +11,10 @@ import (
 // visible, except where the connection was lost in between. Errors that say the
 // database can't be used now are ErrUnavailable, ErrBusy or ErrBroken.
 type Store interface {
+	// Now is the clock that all processes of this store go by: what is stored
+	// and what is due is told by it.
+	Now() Time
+
 	// Insert stores an event with its payload and jobs, or counts a duplicate
 	// or a conflict of the one that is there. The event's id is not read. It
 	// may run twice; the second run is a duplicate.

@@ -15,8 +15,9 @@ type Time int64
 // this program asks what time it is.
 func Clock() time.Time { return time.Now() }
 
-// Now is the current time, to the millisecond.
-func Now() Time { return At(Clock()) }
+// Now is the time by this machine's wall clock, to the millisecond. What is
+// stored is told by Store.Now.
+func Now() Time { return At(Clock()).Add(skew()) }
 
 // At converts; the zero time.Time becomes no time.
 func At(t time.Time) Time {

@@ -53,7 +53,7 @@ func (q *Queue) Retry(ctx context.Context, id int64, o RetryOptions) (int, error
 	if o.DryRun {
 		return len(movable), nil
 	}
-	n, err := q.store.Move(ctx, movable, Move{To: StatusPending, Now: Now()})
+	n, err := q.store.Move(ctx, movable, Move{To: StatusPending, Now: q.Now()})
 	if err != nil {
 		return 0, fmt.Errorf("retry event %d: %w", id, err)
 	}
@@ -95,7 +95,7 @@ func (q *Queue) start(ctx context.Context, id int64, o RetryOptions) (int, error
 	if o.DryRun {
 		return 1, nil
 	}
-	now := Now()
+	now := q.Now()
 	j := Job{
 		Claim: Claim{JobKey: JobKey{EventID: id, Route: r.Name}}, Status: StatusPending,
 		MaxRetries: r.Retry.Max, DueAt: now,
@@ -144,7 +144,7 @@ func (q *Queue) Cancel(ctx context.Context, f Filter, reason string, o BulkOptio
 func (q *Queue) bulk(ctx context.Context, f Filter, from []Status, m Move, o BulkOptions) (b Bulk, err error) {
 	err = q.EachJob(ctx, f, from, o.Limit, func(jobs []Job) error {
 		b.Matched += len(jobs)
-		m.Now = Now()
+		m.Now = q.Now()
 		start := Clock()
 		n, err := q.store.Move(ctx, jobs, m)
 		if err != nil {
@@ -234,7 +234,7 @@ type CleanupResult struct {
 // one stays, without payload, jobs and attempts, so that its delivery id is
 // remembered. What is done when an error or ctx ends it stays done, and is told.
 func (q *Queue) Cleanup(ctx context.Context, o CleanupOptions, progress func(CleanupResult)) (res CleanupResult, err error) {
-	now := Now()
+	now := q.Now()
 	p := CleanParams{
 		Before: o.Before, Forget: min(o.Before, now.Add(-Remember)), IncludeDead: o.IncludeDead,
 		DryRun: o.DryRun, Limit: chunk,

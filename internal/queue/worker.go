@@ -111,7 +111,7 @@ type sighting struct {
 func (q *Queue) Work(ctx context.Context, o WorkerOptions) error {
 	w := &worker{
 		q: q, o: o.withDefaults(), log: q.log, runs: map[Claim]*run{}, freed: make(chan struct{}, 1),
-		seen: map[Text]sighting{}, horizon: Now(),
+		seen: map[Text]sighting{}, horizon: q.Now(),
 	}
 	if w.left = o.Limit; o.Limit <= 0 {
 		w.left = int(^uint(0) >> 1)
@@ -164,7 +164,7 @@ func (w *worker) register(ctx context.Context) error {
 	w.mu.Lock()
 	me, earlier := w.row(), w.id
 	w.mu.Unlock()
-	me.ID, me.StartedAt = w.newID(), At(at)
+	me.ID, me.StartedAt = w.newID(), w.q.Now()
 	if err := w.q.store.Register(ctx, me, earlier); err != nil {
 		return err
 	}
@@ -310,7 +310,7 @@ func (w *worker) claimAll(ctx context.Context) (wait time.Duration, idle bool, e
 		if err != nil {
 			return 0, false, err
 		}
-		now, claimed := Now(), 0
+		now, claimed := w.q.Now(), 0
 		for i := range w.routes {
 			r := w.routes[(w.turn+i)%len(w.routes)]
 			at := slices.IndexFunc(due, func(d Due) bool { return d.Route == r.Name })
@@ -437,7 +437,7 @@ func (w *worker) claim(ctx context.Context, p ClaimParams) (int, error) {
 func (w *worker) giveBack(ctx context.Context, jobs []Job, why string) error {
 	for _, j := range jobs {
 		w.log.WarnContext(ctx, "given back", "reason", why, "event_id", j.EventID, "route", j.Route, "attempt", j.Seq)
-		if err := w.q.store.Settle(ctx, j.Claim, GiveBack(j, why, Now())); err != nil && !errors.Is(err, ErrStale) {
+		if err := w.q.store.Settle(ctx, j.Claim, GiveBack(j, why, w.q.Now())); err != nil && !errors.Is(err, ErrStale) {
 			return err
 		}
 		w.q.Wake()
@@ -479,7 +479,7 @@ func (w *worker) attempt(ctx context.Context, j Job, cfg *Config) {
 		return
 	}
 	w.count(func() { w.runs[j.Claim].settling = true })
-	s := decide(j, cfg.Route(j.Route).Retry, err, Now(), mathrand.Float64()) //nolint:gosec // jitter, not a secret
+	s := decide(j, cfg.Route(j.Route).Retry, err, w.q.Now(), mathrand.Float64()) //nolint:gosec // jitter, not a secret
 	s.Result, s.Version, s.ConfigHash = res, w.o.Version, cfg.Hash
 	w.settle(log, j, s)
 }
@@ -492,7 +492,7 @@ func (w *worker) perform(ctx context.Context, j Job, cfg *Config, log **slog.Log
 		return Result{}, interrupted(ctx, &UnavailableError{Err: fmt.Errorf("load: %w", err)})
 	}
 	*log = (*log).With("delivery_id", e.DeliveryID, "event", e.Kind(), "repository", e.Repository)
-	(*log).InfoContext(ctx, "claimed", "waited_ms", int64(Now()-max(j.DueAt, e.ReceivedAt)))
+	(*log).InfoContext(ctx, "claimed", "waited_ms", int64(w.q.Now()-max(j.DueAt, e.ReceivedAt)))
 	if j.MatchPending {
 		switch wanted, err := cfg.Matcher.Wants(j.Route, e, p); {
 		case err != nil:
@@ -605,7 +605,7 @@ func (w *worker) unregister(ctx context.Context) error {
 	c := w.counts
 	w.log.InfoContext(ctx, "stopped", "worker", w.id, "claimed", c.claimed, "completed", c.completed, "failed", c.failed,
 		"dead_lettered", c.dead, "given_back", c.returned, "stale", c.stale)
-	if err := w.q.store.Unregister(ctx, w.id, Now()); err != nil {
+	if err := w.q.store.Unregister(ctx, w.id, w.q.Now()); err != nil {
 		return fmt.Errorf("unregister worker %s: %w", w.id, err)
 	}
 	return nil

@@ -74,7 +74,7 @@ func receive(t *testing.T, q *queue.Queue, delivery string) int64 {
 	body := []byte(`{"action":"opened"}`)
 	sum := sha256.Sum256(body)
 	r, err := q.Receive(t.Context(), &queue.Event{
-		Source: "github", DeliveryID: delivery, EventType: "push", ReceivedAt: queue.Now(),
+		Source: "github", DeliveryID: delivery, EventType: "push", ReceivedAt: q.Now(),
 		BodySize: int64(len(body)), BodySHA256: hex.EncodeToString(sum[:]),
 	}, &queue.Payload{Headers: map[string]string{"Content-Type": "application/json"}, Body: body})
 	if err != nil {

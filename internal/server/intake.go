@@ -37,7 +37,7 @@ func (s *Server) intake(w http.ResponseWriter, r *http.Request) {
 func (s *Server) deliver(w http.ResponseWriter, r *http.Request) (queue.Receipt, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.limits.Answer)
 	defer cancel()
-	receivedAt := queue.Now()
+	receivedAt := s.receiver.Now()
 	if _, known := s.source(r); !known {
 		return queue.Receipt{}, fmt.Errorf("%w: %q", errPath, queue.Clean(r.URL.Path))
 	}

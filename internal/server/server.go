@@ -30,6 +30,8 @@ import (
 // disk. It returns soon after ctx has ended, and may use the payload longer.
 // Safe for concurrent use.
 type Receiver interface {
+	// Now is the time by the receiver's clock.
+	Now() queue.Time
 	Receive(ctx context.Context, e *queue.Event, p *queue.Payload) (queue.Receipt, error)
 }
 

@@ -38,6 +38,8 @@ func (f receiver) Receive(ctx context.Context, e *queue.Event, p *queue.Payload)
 	return f(ctx, e, p)
 }
 
+func (receiver) Now() queue.Time { return queue.Now() }
+
 // stored is a receiver that keeps everything it gets.
 type stored struct {
 	mu     sync.Mutex
@@ -45,6 +47,8 @@ type stored struct {
 	bodies []string
 	err    error
 }
+
+func (*stored) Now() queue.Time { return queue.Now() }
 
 func (s *stored) Receive(_ context.Context, e *queue.Event, p *queue.Payload) (queue.Receipt, error) {
 	s.mu.Lock()

@@ -38,7 +38,7 @@ func (s *shared) Clean(ctx context.Context, p queue.CleanParams) (queue.Cleaned,
 	if err != nil {
 		return queue.Cleaned{}, classify(err)
 	}
-	now := queue.Now()
+	now := s.Now()
 	out, forget, purge := chooseOld(rows, p, now)
 	if p.DryRun || len(forget)+len(purge) == 0 {
 		return out, nil

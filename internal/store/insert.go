@@ -14,7 +14,7 @@ import (
 
 // Insert implements queue.Store.
 func (s *shared) Insert(ctx context.Context, in queue.Insertion) (queue.Receipt, error) {
-	d, err := newDelivery(in)
+	d, err := newDelivery(in, s.Now())
 	if err != nil {
 		return queue.Receipt{}, err
 	}
@@ -28,12 +28,12 @@ type delivery struct {
 	now     queue.Time // becomes created_at
 }
 
-func newDelivery(in queue.Insertion) (delivery, error) {
+func newDelivery(in queue.Insertion, now queue.Time) (delivery, error) {
 	headers, err := json.Marshal(in.Payload.Headers)
 	if err != nil {
 		return delivery{}, fmt.Errorf("encode headers: %w", err)
 	}
-	return delivery{in, headers, queue.Now()}, nil
+	return delivery{in, headers, now}, nil
 }
 
 // started are the jobs that the delivery starts where it is new.

@@ -24,7 +24,7 @@ func (d delivery) key() deliveryKey { return deliveryKey{d.Event.Source, d.Event
 // one round trip. For any other, and where that one's commit is in doubt, the
 // operation of both databases sees what there is.
 func (p *Postgres) Insert(ctx context.Context, in queue.Insertion) (queue.Receipt, error) {
-	d, err := newDelivery(in)
+	d, err := newDelivery(in, p.Now())
 	if err != nil {
 		return queue.Receipt{}, err
 	}

@@ -37,6 +37,7 @@ type Postgres struct {
 	doubtful *doubtful
 	notices  chan struct{}
 	swept    sweepTime
+	server   serverClock
 
 	start, closing sync.Once
 	stop, stopped  chan struct{}
@@ -93,7 +94,7 @@ func openPostgres(ctx context.Context, o Options) (p *Postgres, err error) {
 		notices:  make(chan struct{}, 1),
 		stop:     make(chan struct{}), stopped: make(chan struct{}), broken: make(chan struct{}),
 	}
-	p.reads, p.runner = pgReads{p}, p
+	p.reads, p.runner, p.clock = pgReads{p}, p, p.server.now
 	if err := p.prepare(ctx, o); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
@@ -106,6 +107,12 @@ func (p *Postgres) prepare(ctx context.Context, o Options) error {
 	defer cancel()
 	if err := p.checkServer(ctx, o.Create); err != nil {
 		return err
+	}
+	if err := p.readClock(ctx); err != nil {
+		return err
+	}
+	if off := queue.Now().Sub(p.Now()).Abs(); off > clockWarning {
+		p.log.WarnContext(ctx, "this machine's clock and the server's differ; times are told by the server's", "by", off.Round(time.Second).String())
 	}
 	err := p.CheckSchema(ctx)
 	if !o.Create || !errors.Is(err, queue.ErrSchema) {

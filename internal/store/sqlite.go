@@ -46,7 +46,7 @@ func openSQLite(ctx context.Context, o Options) (*SQLite, error) {
 	} else if err := o.mustExist(); err != nil {
 		return nil, err
 	}
-	s := &SQLite{shared: shared{dialect: sqliteDialect}}
+	s := &SQLite{shared: shared{dialect: sqliteDialect, clock: queue.Now}}
 	var err error
 	if s.pool, err = sql.Open("sqlite", dsn(o.Database, o.Timeout, "query_only(1)")); err != nil {
 		return nil, err

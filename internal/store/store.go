@@ -98,9 +98,13 @@ var postgresDialect = dialect{
 // makes transactions of.
 type shared struct {
 	reads querier
+	clock func() queue.Time
 	runner
 	dialect
 }
+
+// Now implements queue.Store.
+func (s *shared) Now() queue.Time { return s.clock() }
 
 // runner runs an operation in a transaction and returns once the commit has;
 // its errors are classified.

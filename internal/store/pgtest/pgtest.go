@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -27,9 +28,10 @@ import (
 type Server struct {
 	Port int
 
-	dir  string
-	bin  string // where initdb, pg_ctl and postgres are
-	made atomic.Int64
+	dir   string
+	bin   string // where initdb, pg_ctl and postgres are
+	made  atomic.Int64
+	alive io.Closer // its end, also by the death of this process, ends the server
 
 	templates sync.Mutex
 	prepared  map[string]bool
@@ -116,6 +118,9 @@ func Start(settings Settings) (s *Server, err error) {
 	if err := own(dir); err != nil {
 		return nil, err
 	}
+	if s.alive, err = s.watch(); err != nil {
+		return nil, err
+	}
 	if out, err := s.run("initdb", "-D", s.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"); err != nil {
 		return nil, fmt.Errorf("initdb: %w: %s", err, out)
 	}
@@ -167,7 +172,11 @@ func (s *Server) Remove() error {
 	if _, err := os.Stat(filepath.Join(s.data(), "postmaster.pid")); err == nil {
 		stop = s.Stop("immediate")
 	}
-	return errors.Join(stop, os.RemoveAll(s.dir))
+	err := errors.Join(stop, os.RemoveAll(s.dir))
+	if s.alive != nil {
+		err = errors.Join(err, s.alive.Close())
+	}
+	return err
 }
 
 // URL names a database of the server.
@@ -230,19 +239,26 @@ func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
 // run waits for the program, not for what it leaves running with its output.
 func (s *Server) run(program string, args ...string) (string, error) {
-	cmd := exec.Command(filepath.Join(s.bin, program), args...)
-	cmd.Dir = s.dir
-	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "PG") }), "LC_ALL=C")
+	cmd := s.command(filepath.Join(s.bin, program), args...)
 	out, err := os.CreateTemp("", "pgtest-out-")
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = errors.Join(out.Close(), os.Remove(out.Name())) }() // only read back
 	cmd.Stdout, cmd.Stderr = out, out
-	asUser(cmd)
 	err = cmd.Run()
 	text, _ := os.ReadFile(out.Name())
 	return string(bytes.TrimSpace(text)), err
+}
+
+// command runs as the server's user, in its directory and with none of libpq's
+// variables.
+func (s *Server) command(program string, args ...string) *exec.Cmd {
+	cmd := exec.Command(program, args...)
+	cmd.Dir = s.dir
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "PG") }), "LC_ALL=C")
+	asUser(cmd)
+	return cmd
 }
 
 // findBin looks in PATH, then where Debian and its kin install the newest.

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"orchestrate/internal/queue"
+	"orchestrate/internal/store/pgtest"
 	"orchestrate/internal/webhook"
 )
 
@@ -87,7 +88,20 @@ routes:
 // TestMainJob is what the program is for, on real webhooks: received, stored
 // byte for byte, routed, run, retried, dead-lettered, seen, replayed, cleaned.
 func TestMainJob(t *testing.T) {
-	p := newProgram(t, e2eConfig)
+	t.Parallel()
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		mainJob(t, "")
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		mainJob(t, pgtest.Shared(t).Database(t))
+	})
+}
+
+func mainJob(t *testing.T, database string) {
+	t.Helper()
+	p := newProgramOn(t, database, e2eConfig)
 	if err := os.Mkdir(p.path("out"), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -57,11 +57,20 @@ var builtOnce = sync.OnceValues(func() (string, error) {
 })
 
 // newProgram takes the binary and writes its configuration, in which %DIR%
-// stands for the directory.
+// stands for the directory. Its database is a file there.
 func newProgram(t testing.TB, config string) *program {
+	t.Helper()
+	return newProgramOn(t, "", config)
+}
+
+// newProgramOn uses a server's database instead, if one is named.
+func newProgramOn(t testing.TB, database, config string) *program {
 	t.Helper()
 	dir := t.TempDir()
 	p := &program{t: t, bin: filepath.Join(dir, "orchestrate"), dir: dir, listen: freePort(t), admin: freePort(t)}
+	if database == "" {
+		database = p.path("state/q.db")
+	}
 	bin, err := builtOnce()
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +78,7 @@ func newProgram(t testing.TB, config string) *program {
 	if err := os.Symlink(bin, p.bin); err != nil {
 		t.Fatal(err)
 	}
-	config = "listen: " + p.listen + "\nadmin_listen: " + p.admin + "\ndatabase: " + p.path("state/q.db") +
+	config = "listen: " + p.listen + "\nadmin_listen: " + p.admin + "\ndatabase: " + database +
 		"\nsecrets: [\"env:TEST_SECRET\"]\n" + strings.ReplaceAll(config, "%DIR%", dir)
 	if err := os.WriteFile(p.path("config.yaml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)

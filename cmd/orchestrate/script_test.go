@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"orchestrate/internal/store/pgtest"
+
 	"github.com/rogpeppe/go-internal/testscript"
 	_ "modernc.org/sqlite" //nolint:depguard // plays another program
 )
@@ -34,7 +36,7 @@ type tidy struct{ *testing.M }
 
 func (t tidy) Run() int {
 	defer func() { atExit() }()
-	return t.M.Run()
+	return pgtest.Main(t.M)
 }
 
 // TestScripts runs the command lines of testdata against the program. What

@@ -6,10 +6,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help build run test lint tidy completions bench fuzz cross clean
+.PHONY: help build run test lint tidy completions bench bench-postgres fuzz cross clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/orchestrate, one static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/orchestrate ./cmd/orchestrate
@@ -42,6 +42,11 @@ completions: build ## generate completions/ from the commands
 
 bench: ## benchmarks of intake, claim, settle and list
 	go test -run '^$$' -bench . -benchmem ./internal/...
+
+# A module of its own: River's dependencies never reach the program's. At most
+# 15 minutes; PEERS="-only store,work" measures less.
+bench-postgres: ## our stores beside River on one PostgreSQL: docs/performance.md
+	cd internal/bench/peers && go run . $(PEERS)
 
 fuzz: ## every fuzz test, 10 s each
 	@for pkg in $$(go list ./internal/...); do \

@@ -49,7 +49,7 @@ func WithoutPassword(database string) string {
 		return database
 	}
 	u, err := url.Parse(database)
-	if err != nil || strings.Contains(u.Path, "@") || u.User == nil && strings.Contains(u.RawQuery, "@") {
+	if err != nil || strings.Count(database, "@") > 1 || strings.Contains(u.Path, "@") || u.User == nil && strings.Contains(database, "@") {
 		return ""
 	}
 	q, err := url.ParseQuery(u.RawQuery)

@@ -96,6 +96,9 @@ func classifyServer(err error) error {
 				return fmt.Errorf("%w: %w; %s", queue.ErrUnavailable, err, u.next)
 			}
 		}
+		if isAway(err) { // such as a setting of the URL that the server does not know
+			return fmt.Errorf("%w: %w; check the URL's parameters", queue.ErrUnavailable, err)
+		}
 		if e.Code == "42P01" || e.Code == "42703" { // a table or column is missing
 			return fmt.Errorf("%w: %w; run: orchestrate migrate", queue.ErrSchema, err)
 		}

@@ -177,7 +177,7 @@ func sessionOf(c *pgx.ConnConfig, lockTimeout time.Duration) session {
 // from there in messages.
 func parseURL(database string) (*url.URL, error) {
 	u, err := url.Parse(database)
-	if err != nil || strings.Contains(u.Path, "@") || u.User == nil && strings.Contains(u.RawQuery, "@") {
+	if err != nil || strings.Count(database, "@") > 1 || strings.Contains(u.Path, "@") || u.User == nil && strings.Contains(database, "@") {
 		return nil, fmt.Errorf("%w: the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, "+
 			"with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass", queue.ErrInvalid)
 	}

@@ -276,6 +276,8 @@ func TestOpenServerRefuses(t *testing.T) {
 		{"cut", closed.URL(at("postgres", name)), "", queue.ErrUnavailable},
 		{"bad port", "postgres://u:" + password + "@127.0.0.1:x/db", "percent-encoded", queue.ErrInvalid},
 		{"slash in the password", "postgres://u:12/" + password + "@127.0.0.1/db", "percent-encoded", queue.ErrInvalid},
+		{"at sign in the password", "postgres://u:12@" + password + "@127.0.0.1/db", "percent-encoded", queue.ErrInvalid},
+		{"no such setting", server.URL("postgres") + "&nonesuch=1", "check the URL's parameters", queue.ErrUnavailable},
 		{"question mark in the password", "postgres://u:12?" + password + "@127.0.0.1/db", "percent-encoded", queue.ErrInvalid},
 		{"bad parameter", at("postgres", name) + "&connect_timeout=" + password[:2] + "x", "connect_timeout", queue.ErrInvalid},
 		{"bad mode", at("postgres", name) + "&default_query_exec_mode=none", "query_exec_mode", queue.ErrInvalid},

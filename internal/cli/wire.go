@@ -400,15 +400,21 @@ func (a *App) storeOptions() (store.Options, error) {
 		return store.Options{}, err
 	}
 	log, err := a.logger(c, &slog.LevelVar{}, nil)
-	return a.storeOptionsOf(c, log), err
+	if err != nil {
+		return store.Options{}, err
+	}
+	return a.storeOptionsOf(c, log)
 }
 
-func (a *App) storeOptionsOf(c *config.Config, log *slog.Logger) store.Options {
+func (a *App) storeOptionsOf(c *config.Config, log *slog.Logger) (store.Options, error) {
+	if err := store.CheckURL(c.DatabaseURL()); err != nil { // as text: what is configured is no mistake of the command line
+		return store.Options{}, fmt.Errorf("%w: database: %s", config.ErrInvalid, err.Error())
+	}
 	o := store.Options{Database: c.DatabaseURL(), Create: a.daemon, Log: log}
 	if !a.daemon {
 		o.Timeout = max(a.timeout, time.Millisecond) // 0 would be the default
 	}
-	return o
+	return o, nil
 }
 
 // queueWithoutRoutes is for what looks at the database whatever the routes of the
@@ -433,7 +439,11 @@ func (a *App) queue(ctx context.Context) (*queue.Queue, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := store.Open(ctx, a.storeOptionsOf(w.config, w.log))
+	o, err := a.storeOptionsOf(w.config, w.log)
+	if err != nil {
+		return nil, err
+	}
+	s, err := store.Open(ctx, o)
 	if err != nil {
 		return nil, err
 	}

@@ -391,6 +391,8 @@ func TestRefusedValues(t *testing.T) {
 		{"database", "postgresql://me:hunter2@db:x/q", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
 		{"database", "postgres://me:hun@ter2@db/q", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
 		{"database", "mysql://me:hunter2@db/q", `"mysql"://… is no database that this program knows; give a path, sqlite://PATH or postgres://…`},
+		{"database", "postgres:/me:hunter2@db/q", `a server is named by a URL: postgres://USER@HOST:PORT/DATABASE, or postgres:// to leave it to libpq's variables; if it is a file, write sqlite://PATH`},
+		{"database", "host=db password = hunter2", `a server is named by a URL: postgres://USER@HOST:PORT/DATABASE, or postgres:// to leave it to libpq's variables; if it is a file, write sqlite://PATH`},
 		{"database", "sqlite://", `"sqlite://" names no file; give a path or sqlite://PATH`},
 		{"database", ":memory:", `":memory:" keeps nothing; give the path of a file`},
 		{"database", "~/q.db", `"~/q.db": ~ is not expanded here; write the whole path`},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -26,6 +27,10 @@ func (c *Config) StateDir() string {
 	}
 	return filepath.Dir(c.Database)
 }
+
+// likeServer is libpq's other form, or a URL with a slash missing. Taken as a
+// path it would make a file of that name, and show the password that it may have.
+var likeServer = regexp.MustCompile(`(?i)^postgres(ql)?:|(^|\s)(host|hostaddr|port|dbname|user|password|passfile|service|sslmode)\s*=`)
 
 func isServer(scheme string) bool { return scheme == "postgres" || scheme == "postgresql" }
 

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -235,6 +236,9 @@ func anyPort(address string) bool {
 func setDatabase(c *Config, s string) error {
 	scheme, path, isURL := strings.Cut(s, "://")
 	switch {
+	case !isURL && likeServer.MatchString(s):
+		return errors.New("a server is named by a URL: postgres://USER@HOST:PORT/DATABASE, or postgres:// to leave it to libpq's variables; " +
+			"if it is a file, write sqlite://PATH")
 	case !isURL:
 		path = s
 	case isServer(scheme):

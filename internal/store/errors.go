@@ -21,6 +21,8 @@ func classify(err error) error {
 		return nil
 	case errors.Is(err, queue.ErrUnavailable), errors.Is(err, queue.ErrBroken), errors.Is(err, queue.ErrSchema):
 		return err // it has its meaning
+	case isAway(err): // a socket that does not exist is no file of ours
+		return classifyServer(err)
 	case errors.Is(err, os.ErrPermission), errors.Is(err, os.ErrNotExist), errors.Is(err, sql.ErrConnDone):
 		return fmt.Errorf("%w: %w", queue.ErrUnavailable, err)
 	case !errors.As(err, &e):

@@ -127,12 +127,9 @@ func (p *Postgres) prepare(ctx context.Context, o Options) error {
 // postgresConfig reads the URL, and with it libpq's variables, service and
 // password files.
 func postgresConfig(o Options) (*pgxpool.Config, session, error) {
-	if _, err := parseURL(o.Database); err != nil {
-		return nil, session{}, err
-	}
-	cfg, err := pgxpool.ParseConfig(o.Database)
+	cfg, err := parseConfig(o.Database)
 	if err != nil {
-		return nil, session{}, fmt.Errorf("%w: %w", queue.ErrInvalid, withoutURL(err))
+		return nil, session{}, fmt.Errorf("%w: %w", queue.ErrInvalid, err)
 	}
 	if !strings.Contains(o.Database, "pool_max_conns=") {
 		cfg.MaxConns = maxConns
@@ -142,6 +139,27 @@ func postgresConfig(o Options) (*pgxpool.Config, session, error) {
 		c.ConnectTimeout = o.Timeout
 	}
 	return cfg, sessionOf(c, o.Timeout), nil
+}
+
+// CheckURL tells what is wrong with a server's URL, or with what completes it:
+// libpq's variables, files and parameters. Of a path it knows nothing.
+func CheckURL(database string) error {
+	if !isPostgres(database) {
+		return nil
+	}
+	_, err := parseConfig(database)
+	return err
+}
+
+func parseConfig(database string) (*pgxpool.Config, error) {
+	if _, err := parseURL(database); err != nil {
+		return nil, err
+	}
+	cfg, err := pgxpool.ParseConfig(database)
+	if err != nil {
+		return nil, fmt.Errorf("%w; correct the URL's parameters, libpq's variables (PGSERVICE, PGSSLMODE, …) or the service file", withoutURL(err))
+	}
+	return cfg, nil
 }
 
 // sessionOf asks for our settings: at the start of each session, or, behind a
@@ -178,8 +196,8 @@ func sessionOf(c *pgx.ConnConfig, lockTimeout time.Duration) session {
 func parseURL(database string) (*url.URL, error) {
 	u, err := url.Parse(database)
 	if err != nil || strings.Count(database, "@") > 1 || strings.Contains(u.Path, "@") || u.User == nil && strings.Contains(database, "@") {
-		return nil, fmt.Errorf("%w: the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, "+
-			"with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass", queue.ErrInvalid)
+		return nil, errors.New("the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, " +
+			"with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass")
 	}
 	return u, nil
 }

@@ -37,7 +37,8 @@ type Server struct {
 	prepared  map[string]bool
 }
 
-// Settings of a server, as in postgresql.conf. By default nothing is synced.
+// Settings of a server, as in postgresql.conf. By default nothing is synced. With
+// ssl on, Certificate is what it shows.
 type Settings map[string]string
 
 // Durable syncs as a server should.
@@ -137,15 +138,31 @@ func Start(settings Settings) (s *Server, err error) {
 	for name, value := range settings {
 		conf = append(conf, name+" = "+value)
 	}
-	f, err := os.OpenFile(filepath.Join(s.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
+	if err := s.rewrite("postgresql.conf", os.O_APPEND, conf); err != nil {
 		return nil, err
 	}
-	_, err = f.WriteString("\n" + strings.Join(conf, "\n") + "\n")
-	if err := errors.Join(err, f.Close()); err != nil {
+	if settings["ssl"] == "on" {
+		if err := s.certify(); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.rewrite("pg_hba.conf", os.O_TRUNC, access); err != nil {
 		return nil, err
 	}
 	return s, s.Start()
+}
+
+// access: the superuser comes in without a password, everybody else with theirs.
+var access = []string{"host all postgres 127.0.0.1/32 trust", "host all all 127.0.0.1/32 scram-sha-256"}
+
+// rewrite changes a file that initdb made; it stays its owner's.
+func (s *Server) rewrite(name string, how int, lines []string) error {
+	f, err := os.OpenFile(filepath.Join(s.data(), name), how|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString("\n" + strings.Join(lines, "\n") + "\n")
+	return errors.Join(err, f.Close())
 }
 
 // Start starts a server that was stopped, and returns once it answers.

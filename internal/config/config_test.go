@@ -389,6 +389,8 @@ func TestRefusedValues(t *testing.T) {
 		{"admin_listen", "::1:80", `"::1:80" is not host:port, as in 127.0.0.1:9000`},
 		{"database", "postgres://me:12/hunter2@db/q", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
 		{"database", "postgresql://me:hunter2@db:x/q", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
+		{"database", "postgres://me:#hunter2@db/q", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
+		{"database", "postgres://me@db/q#hunter2", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
 		{"database", "postgres://me:hun@ter2@db/q", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
 		{"database", "mysql://me:hunter2@db/q", `"mysql"://… is no database that this program knows; give a path, sqlite://PATH or postgres://…`},
 		{"database", "postgres:/me:hunter2@db/q", `a server is named by a URL: postgres://USER@HOST:PORT/DATABASE, or postgres:// to leave it to libpq's variables; if it is a file, write sqlite://PATH`},

@@ -22,7 +22,10 @@ func (w *worker) heartbeats() {
 		}
 		// Another program may have migrated the database, up or down; then a
 		// heartbeat may err, too.
-		err := errors.Join(w.heartbeat(), w.q.store.CheckSchema(w.background))
+		err := w.heartbeat()
+		if !errors.Is(err, ErrUnavailable) {
+			err = errors.Join(err, w.checkSchema())
+		}
 		if err != nil && w.background.Err() == nil {
 			w.log.Error("heartbeat", "worker", w.name(), "error", err.Error())
 			if errors.Is(err, ErrSchema) || errors.Is(err, ErrBroken) {
@@ -30,6 +33,12 @@ func (w *worker) heartbeats() {
 			}
 		}
 	}
+}
+
+func (w *worker) checkSchema() error {
+	ctx, cancel := context.WithTimeout(w.background, w.o.Beat)
+	defer cancel()
+	return w.q.store.CheckSchema(ctx)
 }
 
 func (w *worker) heartbeat() error {
@@ -115,6 +124,8 @@ func (w *worker) findUnknown(held []Job) []Job {
 // rescue takes over from workers whose beat has not moved for a lease of our
 // own monotonic clock.
 func (w *worker) rescue(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, w.o.Beat) // our own beat waits meanwhile
+	defer cancel()
 	workers, err := w.q.store.Workers(ctx)
 	if err != nil {
 		w.log.Warn("look after other workers", "error", err.Error())

@@ -306,7 +306,7 @@ func (w *worker) claimAll(ctx context.Context) (wait time.Duration, idle bool, e
 		if running >= w.sizes.Concurrency || w.left <= 0 || !leased || len(w.routes) == 0 {
 			return wait, running == 0 && (leased || w.left <= 0), nil
 		}
-		due, err := w.q.store.Due(ctx, w.names)
+		due, err := w.due(ctx)
 		if err != nil {
 			return 0, false, err
 		}
@@ -368,6 +368,12 @@ func (w *worker) claimRoute(ctx context.Context, r *Route, d Due, now Time) (n i
 		n += got
 	}
 	return n, next, nil
+}
+
+func (w *worker) due(ctx context.Context) ([]Due, error) {
+	ctx, cancel := context.WithTimeout(ctx, w.o.Lease) // a read that hangs is asked again
+	defer cancel()
+	return w.q.store.Due(ctx, w.names)
 }
 
 func (w *worker) dueBy(now Time) Time {
@@ -484,10 +490,16 @@ func (w *worker) attempt(ctx context.Context, j Job, cfg *Config) {
 	w.settle(log, j, s)
 }
 
+func (w *worker) load(ctx context.Context, id int64) (*Event, *Payload, error) {
+	ctx, cancel := context.WithTimeout(ctx, w.o.Lease)
+	defer cancel()
+	return w.q.store.Load(ctx, id)
+}
+
 // perform loads the event and runs the handler. It adds what it learns of the
 // event to the logger.
 func (w *worker) perform(ctx context.Context, j Job, cfg *Config, log **slog.Logger) (Result, error) {
-	e, p, err := w.q.store.Load(ctx, j.EventID)
+	e, p, err := w.load(ctx, j.EventID)
 	if err != nil { // no fault of the event's
 		return Result{}, interrupted(ctx, &UnavailableError{Err: fmt.Errorf("load: %w", err)})
 	}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -56,9 +57,9 @@ func (p *Postgres) readClock(ctx context.Context) error {
 	return nil
 }
 
-// clockLoop reads the clock again and again: a server may be replaced by one
-// with another clock.
-func (p *Postgres) clockLoop() {
+// minutely reads the clock again and again: a server may be replaced by one
+// with another clock. It also clears marks away.
+func (p *Postgres) minutely() {
 	tick := time.NewTicker(clockEvery)
 	defer tick.Stop()
 	for {
@@ -67,9 +68,9 @@ func (p *Postgres) clockLoop() {
 		case <-p.stop:
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
-		if err := p.readClock(ctx); err != nil {
-			p.log.Debug("read the server's clock", "error", err.Error())
+		ctx, cancel := context.WithTimeout(context.Background(), p.try)
+		if err := errors.Join(p.readClock(ctx), p.sweepMarks(ctx)); err != nil {
+			p.log.Debug("read the server's clock, clear marks away", "error", err.Error())
 		}
 		cancel()
 	}

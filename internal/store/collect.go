@@ -112,6 +112,6 @@ func (p *Postgres) begin() {
 			p.background.Go(func() { collect(p, p.inserts, delivery.key, p.insertTogether) })
 		}
 		p.background.Go(p.noticeLoop)
-		p.background.Go(p.clockLoop)
+		p.background.Go(p.minutely)
 	})
 }

@@ -12,11 +12,16 @@ import (
 type Figures struct {
 	// OldestTransactionAge is for how long, in milliseconds, some session has
 	// kept dead rows from being cleared away; OldestXminAge is that in transactions.
-	OldestTransactionAge int64         `json:"oldest_transaction_ms"`
-	OldestXminAge        int64         `json:"oldest_xmin_age"`
-	Connections          int64         `json:"connections"` // to the whole server
-	MaxConnections       int64         `json:"max_connections"`
-	Tables               []TableFigure `json:"tables"`
+	OldestTransactionAge int64 `json:"oldest_transaction_ms"`
+	// Also a prepared transaction or a replication slot can be the one; the age
+	// of those in milliseconds is not known.
+	OldestXminAge  int64 `json:"oldest_xmin_age"`
+	Connections    int64 `json:"connections"` // to the whole server
+	MaxConnections int64 `json:"max_connections"`
+	// Restricted: this role sees its own sessions only, and can't tell how old
+	// the transactions of others are; pg_read_all_stats would let it.
+	Restricted bool          `json:"restricted"`
+	Tables     []TableFigure `json:"tables"`
 }
 
 // TableFigure is one of our tables. Free is an estimate of what a rewrite of
@@ -35,8 +40,11 @@ type TableFigure struct {
 
 const serverFigures = `SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start) * 1000)
 			FILTER (WHERE backend_xmin IS NOT NULL OR backend_xid IS NOT NULL), 0)::bigint,
-		coalesce(max(age(backend_xmin)), 0)::bigint, count(*) FILTER (WHERE backend_type = 'client backend'),
-		current_setting('max_connections')::bigint
+		greatest(coalesce(max(age(backend_xmin)), 0),
+			(SELECT coalesce(max(age(p.transaction)), 0) FROM pg_catalog.pg_prepared_xacts p),
+			(SELECT coalesce(max(greatest(age(s.xmin), age(s.catalog_xmin))), 0) FROM pg_catalog.pg_replication_slots s))::bigint,
+		(SELECT sum(d.numbackends) FROM pg_catalog.pg_stat_database d)::bigint, current_setting('max_connections')::bigint,
+		NOT pg_has_role('pg_read_all_stats', 'USAGE')
 	FROM pg_catalog.pg_stat_activity`
 
 // The width of a row is that of its columns, with 28 bytes of header and
@@ -59,7 +67,7 @@ const tableFigures = `WITH t AS (SELECT c.oid, c.relname, c.reltuples, s.n_live_
 func (p *Postgres) Figures(ctx context.Context) (Figures, error) {
 	var f Figures
 	err := each(ctx, p.reads, serverFigures, nil, func(rows *sql.Rows) error {
-		return rows.Scan(&f.OldestTransactionAge, &f.OldestXminAge, &f.Connections, &f.MaxConnections)
+		return rows.Scan(&f.OldestTransactionAge, &f.OldestXminAge, &f.Connections, &f.MaxConnections, &f.Restricted)
 	})
 	if err == nil {
 		f.Tables, err = all(ctx, p.reads, tableFigures, nil, func(rows *sql.Rows, t *TableFigure) error {

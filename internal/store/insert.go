@@ -53,7 +53,7 @@ func (d delivery) size() int { return len(d.Payload.Body) + len(d.headers) }
 // meets that event.
 func (s *shared) insert(ctx context.Context, o *op, d delivery) (queue.Receipt, error) {
 	isNew := false
-	o.intake, o.size, o.wakes, o.recognises = true, d.size(), len(d.Jobs) > 0, func() bool { return isNew }
+	o.intake, o.urgent, o.size, o.wakes, o.recognises = true, d.size() <= maxGrouped, d.size(), len(d.Jobs) > 0, func() bool { return isNew }
 	return writeKnowing(ctx, s, o, func(ctx context.Context, q querier) (queue.Receipt, error) {
 		r, err := insert(ctx, q, d, o.inDoubt)
 		isNew = err == nil && !r.Duplicate && !r.Conflict

@@ -53,7 +53,7 @@ func (p *Postgres) noticeLoop() {
 }
 
 func (p *Postgres) sendNotice() {
-	ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), urgentTry)
 	defer cancel()
 	if _, err := p.db.ExecContext(ctx, "NOTIFY "+channel); err != nil {
 		p.log.DebugContext(ctx, "notify other processes", "error", err.Error())
@@ -108,7 +108,7 @@ func (p *Postgres) listen(ctx context.Context, changed func()) error {
 }
 
 func (p *Postgres) ping(ctx context.Context, conn *pgx.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	ctx, cancel := context.WithTimeout(ctx, urgentTry)
 	defer cancel()
 	return conn.Ping(ctx)
 }

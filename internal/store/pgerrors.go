@@ -25,6 +25,18 @@ func isDeadlock(err error) bool {
 	return errors.As(err, &e) && (e.Code == codeDeadlock || e.Code == codeSerialization)
 }
 
+// isLocked: another session holds a row.
+func isLocked(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && e.Code == "55P03"
+}
+
+// isReadOnly: the server is a standby, or was told to refuse writes.
+func isReadOnly(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && e.Code == "25006"
+}
+
 // isAway: no connection could be made.
 func isAway(err error) bool {
 	var e *pgconn.ConnectError
@@ -95,6 +107,9 @@ func classifyServer(err error) error {
 			if strings.HasPrefix(e.Code, u.prefix) {
 				return fmt.Errorf("%w: %w; %s", queue.ErrUnavailable, err, u.next)
 			}
+		}
+		if e.Code == "22021" {
+			return fmt.Errorf("%w: the text is not valid UTF-8", queue.ErrInvalid)
 		}
 		if isAway(err) { // such as a setting of the URL that the server does not know
 			return fmt.Errorf("%w: %w; check the URL's parameters", queue.ErrUnavailable, err)

@@ -1,11 +1,14 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
 	"encoding/json"
 	"errors"
+	"slices"
+	"strings"
 
 	"orchestrate/internal/queue"
 )
@@ -14,8 +17,15 @@ import (
 // share the server's syncs, and leave connections to settles and heartbeats.
 const inserters = 2
 
+// maxGrouped is the largest delivery that shares a statement, in bytes.
+const maxGrouped = 1 << 20
+
 // deliveryKey is what a delivery is known by.
 type deliveryKey struct{ source, id string }
+
+func (k deliveryKey) compare(o deliveryKey) int {
+	return cmp.Or(strings.Compare(k.source, o.source), strings.Compare(k.id, o.id))
+}
 
 func (d delivery) key() deliveryKey { return deliveryKey{d.Event.Source, d.Event.DeliveryID} }
 
@@ -28,7 +38,7 @@ func (p *Postgres) Insert(ctx context.Context, in queue.Insertion) (queue.Receip
 	if err != nil {
 		return queue.Receipt{}, err
 	}
-	if p.session.pooled { // its settings are a transaction's
+	if p.session.pooled || d.size() > maxGrouped { // its settings are a transaction's; it would hold up the others
 		return p.insert(ctx, &op{}, d)
 	}
 	w := &waiting[delivery, newEvent]{in: d, size: d.size()}
@@ -54,14 +64,16 @@ func (p *Postgres) insertTogether(group []*waiting[delivery, newEvent]) {
 	if len(group) == 0 {
 		return
 	}
+	// Two groups that have the same deliveries lock them in one order.
+	slices.SortFunc(group, func(a, b *waiting[delivery, newEvent]) int { return a.in.key().compare(b.in.key()) })
 	ids, err := p.insertNew(group)
 	if err == nil {
-		p.notify()
+		if slices.ContainsFunc(group, func(w *waiting[delivery, newEvent]) bool { return len(w.in.Jobs) > 0 && ids[w.in.key()] != 0 }) {
+			p.notify()
+		}
 	} else {
 		p.log.Debug("insert together, each tries alone", "events", len(group), "error", err.Error())
-		if isBroken(err) {
-			p.pool.Reset()
-		}
+		p.distrust(err)
 	}
 	for _, w := range group {
 		w.out.id = ids[w.in.key()]
@@ -79,7 +91,7 @@ func (p *Postgres) insertNew(group []*waiting[delivery, newEvent]) (map[delivery
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), urgentTry)
 	defer cancel()
 	ids := make(map[deliveryKey]int64, len(group))
 	err = each(ctx, p.db, newEvents, a, func(rows *sql.Rows) error {

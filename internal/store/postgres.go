@@ -28,7 +28,7 @@ type Postgres struct {
 	pool    *pgxpool.Pool
 	db      *sql.DB // over pool
 	session session
-	timeout time.Duration // of one try
+	try     time.Duration // how long one may take
 	log     *slog.Logger
 
 	intake   chan struct{} // connections that inserts may hold: the others are for settles and heartbeats
@@ -36,7 +36,6 @@ type Postgres struct {
 	settles  chan *waiting[settling, bool]
 	doubtful *doubtful
 	notices  chan struct{}
-	swept    sweepTime
 	server   serverClock
 
 	start, closing sync.Once
@@ -65,8 +64,21 @@ const (
 	maxConns = 16
 	// maxStatement bounds a statement: the slowest counts every row.
 	maxStatement = 60 * time.Second
-	// maxIdleTransaction bounds how long a process that hangs can hold locks.
-	maxIdleTransaction = 30 * time.Second
+	// maxIdleTransaction bounds how long the server keeps the locks of a process
+	// that hangs or was cut off: well below a lease, as others may wait for them.
+	maxIdleTransaction = 5 * time.Second
+	// tryGrace is how much longer a try may take than its waits for locks and
+	// connections.
+	tryGrace = 5 * time.Second
+	// urgentTry is how long a try may take where a lease depends on it, or a
+	// sender waits for the answer: a connection that has gone silent must leave
+	// time for another.
+	urgentTry = 3 * time.Second
+	// pingTimeout is how long a connection that was idle may take to show that
+	// it lives.
+	pingTimeout = time.Second
+	// maxConnect is how long one of several hosts may take to answer.
+	maxConnect = 3 * time.Second
 )
 
 func openPostgres(ctx context.Context, o Options) (p *Postgres, err error) {
@@ -80,13 +92,25 @@ func openPostgres(ctx context.Context, o Options) (p *Postgres, err error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, cfg)
-	if err != nil {
+	var pool *pgxpool.Pool
+	cfg.ShouldPing = func(ctx context.Context, c pgxpool.ShouldPingParams) bool {
+		if c.IdleDuration < pingTimeout {
+			return false
+		}
+		ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+		defer cancel()
+		if c.Conn.Ping(ctx) != nil {
+			pool.Reset() // its siblings are likely to have gone silent, too
+			return true  // it fails at once: the connection is closed
+		}
+		return false
+	}
+	if pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
 		return nil, err
 	}
 	p = &Postgres{
 		shared: shared{dialect: postgresDialect},
-		pool:   pool, db: stdlib.OpenDBFromPool(pool), session: s, timeout: o.Timeout, log: o.Log,
+		pool:   pool, db: stdlib.OpenDBFromPool(pool), session: s, try: o.Timeout + tryGrace, log: o.Log,
 		intake:   make(chan struct{}, max(1, int(cfg.MaxConns)*3/4)),
 		inserts:  make(chan *waiting[delivery, newEvent], maxWaiting),
 		settles:  make(chan *waiting[settling, bool], maxWaiting),
@@ -101,8 +125,20 @@ func openPostgres(ctx context.Context, o Options) (p *Postgres, err error) {
 	return p, nil
 }
 
-// prepare looks at the server, and at the schema or brings it up to date.
+// prepare looks at the server, and at the schema or brings it up to date, which
+// takes as long as it takes.
 func (p *Postgres) prepare(ctx context.Context, o Options) error {
+	err := p.look(ctx, o)
+	if !o.Create || !errors.Is(err, queue.ErrSchema) {
+		return err
+	}
+	if _, err := postgresUp(ctx, o); err != nil {
+		return err
+	}
+	return p.CheckSchema(ctx)
+}
+
+func (p *Postgres) look(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithTimeout(ctx, max(o.Timeout, time.Second))
 	defer cancel()
 	if err := p.checkServer(ctx, o.Create); err != nil {
@@ -113,13 +149,6 @@ func (p *Postgres) prepare(ctx context.Context, o Options) error {
 	}
 	if off := queue.Now().Sub(p.Now()).Abs(); off > clockWarning {
 		p.log.WarnContext(ctx, "this machine's clock and the server's differ; times are told by the server's", "by", off.Round(time.Second).String())
-	}
-	err := p.CheckSchema(ctx)
-	if !o.Create || !errors.Is(err, queue.ErrSchema) {
-		return err
-	}
-	if _, err := postgresUp(ctx, o); err != nil {
-		return err
 	}
 	return p.CheckSchema(ctx)
 }
@@ -136,9 +165,10 @@ func postgresConfig(o Options) (*pgxpool.Config, session, error) {
 	}
 	c := cfg.ConnConfig
 	if c.ConnectTimeout == 0 || c.ConnectTimeout > o.Timeout {
-		c.ConnectTimeout = o.Timeout
+		c.ConnectTimeout = min(maxConnect, o.Timeout/time.Duration(2*(1+len(c.Fallbacks))))
 	}
-	return cfg, sessionOf(c, o.Timeout), nil
+	c.DialFunc = dialer.DialContext
+	return cfg, sessionOf(c, o.Timeout/2), nil
 }
 
 // CheckURL tells what is wrong with a server's URL, or with what completes it:
@@ -195,7 +225,7 @@ func sessionOf(c *pgx.ConnConfig, lockTimeout time.Duration) session {
 // from there in messages.
 func parseURL(database string) (*url.URL, error) {
 	u, err := url.Parse(database)
-	if err != nil || strings.Count(database, "@") > 1 || strings.Contains(u.Path, "@") || u.User == nil && strings.Contains(database, "@") {
+	if err != nil || u.Fragment != "" || strings.Count(database, "@") > 1 || strings.Contains(u.Path, "@") || u.User == nil && strings.Contains(database, "@") {
 		return nil, errors.New("the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, " +
 			"with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass")
 	}
@@ -351,9 +381,7 @@ func migrateServer(ctx context.Context, o Options, fn func(context.Context, *goo
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	_, err = simple(ctx, lock, fmt.Sprintf("BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = %d; "+
-		"SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock(%d)", o.Timeout.Milliseconds(), advisoryLock))
-	if err != nil {
+	if err := lockServer(ctx, lock, o.Timeout); err != nil {
 		return 0, fmt.Errorf("wait for another process that migrates: %w", err)
 	}
 	defer func() {
@@ -362,4 +390,49 @@ func migrateServer(ctx context.Context, o Options, fn func(context.Context, *goo
 		}
 	}()
 	return postgresDialect.step(ctx, db, fn)
+}
+
+// lockServer begins a transaction that holds the lock. Those that wait give
+// their connection back meanwhile: behind a pooler the holder needs another.
+func lockServer(ctx context.Context, conn *sql.Conn, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for wait := firstWait; ; {
+		_, err := simple(ctx, conn, "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
+		if err != nil {
+			return err
+		}
+		locked, err := one[bool](ctx, conn, fmt.Sprintf("SELECT pg_try_advisory_xact_lock(%d)", advisoryLock))
+		if err != nil {
+			return err
+		}
+		if locked {
+			return oneSchema(ctx, conn)
+		}
+		if _, err := simple(ctx, conn, "ROLLBACK"); err != nil {
+			return err
+		}
+		if !pause(ctx, &wait) {
+			return waited(ctx)
+		}
+	}
+}
+
+// oneSchema refuses to make a second queue in a schema that has come to stand
+// before that of ours in the search_path.
+func oneSchema(ctx context.Context, conn *sql.Conn) error {
+	type place struct{ ours, first string }
+	found, err := all(ctx, conn, `SELECT n.nspname, coalesce(current_schema(), '') FROM pg_catalog.pg_class c
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('orchestrate_schema')`, nil,
+		func(rows *sql.Rows, p *place) error { return rows.Scan(&p.ours, &p.first) })
+	if err != nil {
+		return err
+	}
+	for _, p := range found {
+		if p.ours != p.first {
+			return fmt.Errorf("%w: the queue is in schema %q, and %q comes before it: add search_path=%s to the URL",
+				queue.ErrUnavailable, p.ours, p.first, url.QueryEscape(p.ours))
+		}
+	}
+	return nil
 }

@@ -342,7 +342,7 @@ func TestSettings(t *testing.T) {
 		got, err := write(t.Context(), s, op{recognises: always}, func(ctx context.Context, q querier) (string, error) {
 			return one[string](ctx, q, "SELECT current_setting('synchronous_commit') || current_setting('lock_timeout') || current_setting('application_name')")
 		})
-		if want := "on10sorchestrate"; err != nil || got != want {
+		if want := "on5sorchestrate"; err != nil || got != want {
 			t.Errorf("%s: got %q, %v; want %q", params, got, err, want)
 		}
 	}

@@ -149,6 +149,16 @@ func (s *shared) FindDelivery(ctx context.Context, prefix string) ([]int64, erro
 // afterPrefix sorts behind every text that starts with the prefix.
 func afterPrefix(prefix string) string { return prefix + "\U0010ffff" }
 
+// lower is what lower() makes of a column that is compared by bytes.
+func lower(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, s)
+}
+
 // where renders a filter as conditions on webhook_events e.
 func where(a *args, f queue.Filter) []string {
 	var conds []string
@@ -166,10 +176,10 @@ func where(a *args, f queue.Filter) []string {
 		add("e.action = %s", f.Action)
 	}
 	if f.Repository != "" {
-		add("lower(e.repository) = lower(%s)", f.Repository)
+		add("lower(e.repository) = %s", lower(f.Repository))
 	}
 	if f.Sender != "" {
-		add("lower(e.sender) = lower(%s)", f.Sender)
+		add("lower(e.sender) = %s", lower(f.Sender))
 	}
 	if f.Route != "" {
 		add("EXISTS (SELECT 1 FROM webhook_jobs j WHERE j.event_id = e.id AND j.route = %s)", f.Route)

@@ -35,7 +35,7 @@ func (p *Postgres) settleTogether(group []*waiting[settling, bool]) {
 		wakes = wakes || w.in.Status != queue.StatusCompleted
 	}
 	stale, err := p.settleGroup(items, wakes)
-	if err != nil && len(group) > 1 && !errors.Is(err, queue.ErrUnavailable) {
+	if err != nil && len(group) > 1 && (isLocked(err) || !errors.Is(err, queue.ErrUnavailable)) {
 		for _, w := range group {
 			p.settleTogether([]*waiting[settling, bool]{w})
 		}
@@ -56,13 +56,17 @@ func (p *Postgres) settleTogether(group []*waiting[settling, bool]) {
 	}
 }
 
+// settleLock is how long the settles of a process wait for a row that somebody
+// else has locked.
+const settleLock = time.Second
+
 // settleTimeout outlives one try, and ends before a lease does.
 const settleTimeout = 12 * time.Second
 
 func (p *Postgres) settleGroup(items []settling, wakes bool) ([]settling, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	o := &op{recognises: always, wakes: wakes}
+	o := &op{recognises: always, wakes: wakes, lockTimeout: settleLock}
 	return writeKnowing(ctx, p, o, func(ctx context.Context, q querier) ([]settling, error) {
 		stale, err := settle(ctx, q, items)
 		if err != nil {

@@ -60,6 +60,13 @@ func list[T any](a *args, items []T) string {
 
 // each calls scan for every row and closes them, whatever happens.
 func each(ctx context.Context, q querier, query string, a args, scan func(*sql.Rows) error) (err error) {
+	if b, ok := q.(interface {
+		deadline(context.Context) (context.Context, context.CancelFunc)
+	}); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = b.deadline(ctx)
+		defer cancel()
+	}
 	rows, err := q.QueryContext(ctx, query, a...)
 	if err != nil {
 		return err

@@ -21,8 +21,8 @@ type Options struct {
 	// Create makes a SQLite file, and brings an older schema up to date. Without
 	// it a missing file is ErrUnavailable and an older schema ErrSchema.
 	Create bool
-	// Timeout is how long to wait for a lock that another process holds, and for
-	// a connection to a server; 0: 10 s.
+	// Timeout is how long to wait for a lock that another process holds (on a
+	// server half of it for a row), and for a connection to a server; 0: 10 s.
 	Timeout time.Duration
 	Log     *slog.Logger
 }
@@ -126,6 +126,11 @@ type op struct {
 	recognises func() bool
 	// wakes: afterwards jobs may be claimable.
 	wakes bool
+	// urgent: a lease depends on it, or a sender waits.
+	urgent bool
+	// lockTimeout is the longest wait for a row that another transaction holds;
+	// 0: the session's.
+	lockTimeout time.Duration
 	// inDoubt: the connection was lost before the commit was answered.
 	inDoubt bool
 

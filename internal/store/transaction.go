@@ -6,12 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"orchestrate/internal/queue"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 )
@@ -30,11 +31,17 @@ const (
 	// kept for longer.
 	maxDoubt  = time.Minute
 	keptMarks = "10 minutes"
+	// unacknowledged is after how long without a word of the other side's kernel
+	// a connection is given up, where that can be set.
+	unacknowledged = 6 * time.Second
 	// awayInDoubt is how long it is asked after where no connection can be made:
 	// then the caller is told that the database is away, and what it does again
 	// is harmless.
 	awayInDoubt = 3 * time.Second
 )
+
+// keepAlive notices a dead server while nothing is sent.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 2 * time.Second, Count: 3}
 
 // run implements runner: a transaction of its own, run again where another was
 // in its way or the connection was lost.
@@ -68,7 +75,7 @@ func (p *Postgres) untilKnown(ctx context.Context, o *op) error {
 		mark, err := p.once(ctx, o)
 		lost := errors.Is(err, errLostCommit)
 		switch {
-		case err == nil || errors.Is(err, errCommitted):
+		case err == nil:
 			return nil
 		case lost && mark != 0:
 			committed, fenceErr := p.fence(ctx, mark)
@@ -81,17 +88,26 @@ func (p *Postgres) untilKnown(ctx context.Context, o *op) error {
 		case lost:
 			o.inDoubt = true
 		case isDeadlock(err) && try < maxTries:
+		case errors.Is(err, errNoConnection):
+			return err
 		case isBroken(err) && !isAway(err) && (o.inDoubt || try < maxTries):
 		case isAway(err) && o.inDoubt && queue.Clock().Sub(begun) < awayInDoubt:
 		default:
 			return err
 		}
-		if isBroken(err) {
-			p.pool.Reset() // its siblings are likely to be broken, too
-		}
+		p.distrust(err)
 		if !pause(ctx, &wait) {
 			return errors.Join(waited(ctx), err)
 		}
+	}
+}
+
+// distrust drops the connections that may share what befell one of them: a
+// server that restarted, or one that is no longer the primary. One that took too
+// long says nothing of the others.
+func (p *Postgres) distrust(err error) {
+	if isBroken(err) && !errors.Is(err, context.DeadlineExceeded) || isReadOnly(err) {
+		p.pool.Reset()
 	}
 }
 
@@ -108,28 +124,48 @@ func pause(ctx context.Context, wait *time.Duration) bool {
 	}
 }
 
+// errNoConnection: all were in use, and none became free.
+var errNoConnection = errors.New("no connection became free")
+
 // errLostCommit: the commit was sent, and no answer came.
 var errLostCommit = errors.New("the connection was lost before the commit was answered")
 
 // once runs an operation in one transaction. It returns the mark that was
 // committed with it, if any.
 func (p *Postgres) once(ctx context.Context, o *op) (mark int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	begin, try := p.session.begin, p.try
+	if o.urgent {
+		try = min(try, urgentTry)
+	}
+	if o.lockTimeout > 0 {
+		begin += fmt.Sprintf("; SET LOCAL lock_timeout = %d", o.lockTimeout.Milliseconds())
+	}
+	ctx, cancel := context.WithTimeout(ctx, try)
 	defer cancel()
 	conn, err := p.db.Conn(ctx)
 	if err != nil {
+		if !isAway(err) && ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", errNoConnection, err)
+		}
 		return 0, err
 	}
 	defer func() { _ = conn.Close() }() // back to the pool, which drops one that is in doubt
-	if _, err := simple(ctx, conn, p.session.begin); err != nil {
+	if _, err := simple(ctx, conn, begin); err != nil {
 		return 0, err
 	}
-	if err := o.fn(ctx, pgTx{conn}); err != nil {
+	err = o.fn(ctx, pgTx{conn, p.session.pooled})
+	before := errors.Is(err, errCommitted)
+	if before {
+		// The caller will rely on it, and one whose answer was lost may not be on
+		// the standby yet. So a commit of our own follows.
+		_, err = simple(ctx, conn, "ROLLBACK; "+begin)
+	}
+	if err != nil {
 		_, _ = simple(ctx, conn, "ROLLBACK") // or the pool closes it
 		return 0, err
 	}
 	commit := "COMMIT"
-	if o.recognises == nil || !o.recognises() {
+	if before || o.recognises == nil || !o.recognises() {
 		mark = rand.Int64() | 1 //nolint:gosec // it must differ from others, not be secret
 		commit = fmt.Sprintf("INSERT INTO webhook_commits (mark) VALUES (%d); COMMIT", mark)
 	}
@@ -163,36 +199,25 @@ func (p *Postgres) fence(ctx context.Context, mark int64) (committed bool, err e
 	begun := queue.Clock()
 	for wait := firstWait; ; {
 		var isFence bool
-		try, cancel := context.WithTimeout(ctx, p.timeout)
+		try, cancel := context.WithTimeout(ctx, urgentTry)
 		isFence, err = one[bool](try, p.db, `INSERT INTO webhook_commits (mark, fence) VALUES ($1, true)
 			ON CONFLICT (mark) DO UPDATE SET at = webhook_commits.at RETURNING webhook_commits.fence`, mark)
 		cancel()
 		if err == nil {
 			return !isFence, nil
 		}
-		if isBroken(err) {
-			p.pool.Reset()
-		}
+		p.distrust(err)
 		if isAway(err) && queue.Clock().Sub(begun) > awayInDoubt || !pause(ctx, &wait) {
 			return false, fmt.Errorf("ask after the commit: %w", err)
 		}
 	}
 }
 
-// sweepTime is when marks were last cleared away, in Unix milliseconds.
-type sweepTime struct{ atomic.Int64 }
-
-const sweepEvery = time.Minute
-
-// Rescue implements queue.Store. Every worker calls it every few seconds, so
-// that old marks go with it.
-func (p *Postgres) Rescue(ctx context.Context, dead map[queue.Text]int64, now queue.Time) ([]queue.Rescued, error) {
-	if last := p.swept.Load(); now.Sub(queue.Time(last)) >= sweepEvery && p.swept.CompareAndSwap(last, int64(now)) {
-		if _, err := p.db.ExecContext(ctx, "DELETE FROM webhook_commits WHERE at < now() - interval '"+keptMarks+"'"); err != nil {
-			return nil, classify(err)
-		}
-	}
-	return p.shared.Rescue(ctx, dead, now)
+// sweepMarks clears away those that nobody asks after any more.
+func (p *Postgres) sweepMarks(ctx context.Context) error {
+	_, err := p.db.ExecContext(ctx, `DELETE FROM webhook_commits WHERE mark IN (SELECT c.mark FROM webhook_commits c
+		WHERE c.at < now() - interval '`+keptMarks+`' LIMIT 10000 FOR UPDATE SKIP LOCKED)`)
+	return err
 }
 
 // simple runs statements without parameters in one round trip and returns the
@@ -219,6 +244,7 @@ var slots = strings.NewReplacer(
 	"/*skip locked*/", "FOR UPDATE OF j SKIP LOCKED",
 	"/*lock jobs*/", "FOR UPDATE OF j",
 	"/*lock event*/", "FOR NO KEY UPDATE",
+	"/*skip worker*/", "FOR UPDATE OF w SKIP LOCKED",
 	"/*lock worker*/", "FOR KEY SHARE", // a rescuer that deletes it waits, and then sees the claim
 	"/*lock events*/", `, l AS MATERIALIZED (SELECT e.id AS locked FROM webhook_events e JOIN d ON d.id = e.id
 		ORDER BY e.id FOR NO KEY UPDATE OF e)`,
@@ -226,16 +252,31 @@ var slots = strings.NewReplacer(
 )
 
 // pgTx is a transaction.
-type pgTx struct{ conn *sql.Conn }
+type pgTx struct {
+	conn   *sql.Conn
+	pooled bool
+}
 
 // ExecContext implements querier.
 func (t pgTx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return t.conn.ExecContext(ctx, slots.Replace(query), args...)
+	return t.conn.ExecContext(ctx, slots.Replace(query), t.sparing(args)...)
 }
 
 // QueryContext implements querier.
 func (t pgTx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return t.conn.QueryContext(ctx, slots.Replace(query), args...)
+	return t.conn.QueryContext(ctx, slots.Replace(query), t.sparing(args)...)
+}
+
+// maxPrepared is with how many parameters a statement is kept by the server. Of
+// those with a row for each of a group there is one text for each size, and the
+// long ones would fill its memory: 480 MB a connection for groups of up to 256.
+const maxPrepared = 100
+
+func (t pgTx) sparing(args []any) []any {
+	if t.pooled || len(args) <= maxPrepared {
+		return args
+	}
+	return append([]any{pgx.QueryExecModeCacheDescribe}, args...)
 }
 
 // pgReads reads outside of transactions, and again where the connection turned
@@ -247,6 +288,12 @@ func (r pgReads) ExecContext(ctx context.Context, query string, args ...any) (sq
 	return r.p.db.ExecContext(ctx, query, args...)
 }
 
+// deadline bounds a read where the server never answers: it bounds those that
+// it does answer by itself.
+func (r pgReads) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, maxStatement+tryGrace)
+}
+
 // QueryContext implements querier.
 func (r pgReads) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
 	for try := 1; ; try++ {
@@ -254,6 +301,6 @@ func (r pgReads) QueryContext(ctx context.Context, query string, args ...any) (*
 		if err == nil || !isBroken(err) || isAway(err) || try == 3 || ctx.Err() != nil {
 			return rows, err
 		}
-		r.p.pool.Reset()
+		r.p.distrust(err)
 	}
 }

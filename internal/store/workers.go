@@ -13,7 +13,7 @@ import (
 
 // Register implements queue.Store.
 func (s *shared) Register(ctx context.Context, w queue.Worker, earlier queue.Text) error {
-	_, err := write(ctx, s, op{recognises: always, wakes: true}, func(ctx context.Context, q querier) (struct{}, error) {
+	_, err := write(ctx, s, op{recognises: always, wakes: true, urgent: true}, func(ctx context.Context, q querier) (struct{}, error) {
 		return struct{}{}, register(ctx, q, w, earlier)
 	})
 	return err
@@ -48,7 +48,7 @@ func (s *shared) Heartbeat(ctx context.Context, w queue.Worker) ([]queue.Job, er
 	if err != nil {
 		return nil, err
 	}
-	return write(ctx, s, op{recognises: always}, func(ctx context.Context, q querier) ([]queue.Job, error) {
+	return write(ctx, s, op{recognises: always, urgent: true}, func(ctx context.Context, q querier) ([]queue.Job, error) {
 		n, err := exec(ctx, q, `UPDATE workers SET beat = beat + 1, heartbeat_at = $2, routes = $3, slots = $4,
 			config_hash = $5, reloads = $6, reloads_failed = $7, reload_error = $8 WHERE id = $1`,
 			w.ID, w.HeartbeatAt, routes, w.Slots, w.ConfigHash, w.ReloadCount, w.ReloadsFailed, w.ReloadError)
@@ -122,8 +122,12 @@ const orphanQuery = `SELECT ` + jobColumns + ` FROM webhook_jobs
 	WHERE status = 'processing' AND worker_id NOT IN (SELECT id FROM workers) ORDER BY worker_id, event_id, route`
 
 func rescue(ctx context.Context, q querier, dead map[queue.Text]int64, now queue.Time) ([]queue.Rescued, error) {
+	// One whose claim hangs, as its machine is cut off, holds its row until the
+	// server breaks the claim off; nobody waits for that.
 	for _, id := range slices.Sorted(maps.Keys(dead)) { // two rescuers take the locks in one order
-		if _, err := exec(ctx, q, `DELETE FROM workers WHERE id = $1 AND beat = $2`, id, dead[id]); err != nil {
+		_, err := exec(ctx, q, `DELETE FROM workers WHERE id IN
+			(SELECT w.id FROM workers w WHERE w.id = $1 AND w.beat = $2 /*skip worker*/)`, id, dead[id])
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -19,6 +19,7 @@ type Proxy struct {
 	mu      sync.Mutex
 	conns   map[net.Conn]bool
 	refuses bool
+	frozen  map[net.Conn]bool // clients' connections that have gone silent
 	rule    *rule
 }
 
@@ -36,7 +37,7 @@ func NewProxy(t testing.TB, s *Server) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{target: net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)), ln: ln, conns: map[net.Conn]bool{}}
+	p := &Proxy{target: net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)), ln: ln, conns: map[net.Conn]bool{}, frozen: map[net.Conn]bool{}}
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		_ = ln.Close()
@@ -69,6 +70,28 @@ func (p *Proxy) Refuse(refuse bool) {
 	if refuse {
 		p.Cut()
 	}
+}
+
+// Freeze makes the connections that there are go silent: nothing more passes,
+// and neither side is told. Those that are made later work.
+func (p *Proxy) Freeze() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		p.frozen[c] = true
+	}
+}
+
+// pass writes to one side of a connection, unless it has gone silent.
+func (p *Proxy) pass(to net.Conn, frame []byte) error {
+	p.mu.Lock()
+	frozen := p.frozen[to]
+	p.mu.Unlock()
+	if frozen {
+		return nil
+	}
+	_, err := to.Write(frame)
+	return err
 }
 
 // CutBefore cuts a connection instead of passing on the next message that
@@ -146,6 +169,7 @@ func (p *Proxy) untrack(conns ...net.Conn) {
 	for _, c := range conns {
 		_ = c.Close()
 		delete(p.conns, c)
+		delete(p.frozen, c)
 	}
 }
 
@@ -167,7 +191,7 @@ func (p *Proxy) toServer(client, server net.Conn, answered chan<- *rule) {
 			answered <- r
 		}
 		startup = false
-		if _, err := server.Write(frame); err != nil {
+		if err := p.pass(server, frame); err != nil {
 			return
 		}
 	}
@@ -204,7 +228,7 @@ func (p *Proxy) toClient(client, server net.Conn, answered <-chan *rule) {
 			return
 		case r != nil:
 		default:
-			if _, err := client.Write(frame); err != nil {
+			if err := p.pass(client, frame); err != nil {
 				return
 			}
 		}

@@ -167,19 +167,28 @@ func body(size int, n int64) []byte {
 	return b.Bytes()
 }
 
-// send stores n events from the senders, and tells the time it took.
-func (b *bench) send(ctx context.Context, c contender, n int) (time.Duration, error) {
-	bodies := make([][]byte, n) // made before the clock starts
+// bodies are made before the clock starts.
+func (b *bench) bodies(n int) [][]byte {
+	bodies := make([][]byte, n)
 	for i := range bodies {
 		bodies[i] = body(b.body, int64(i)*1000)
 	}
+	return bodies
+}
+
+// send stores n events from the senders, and tells the time it took.
+func (b *bench) send(ctx context.Context, c contender, n int) (time.Duration, error) {
+	return b.sendBodies(ctx, c, b.bodies(n))
+}
+
+func (b *bench) sendBodies(ctx context.Context, c contender, bodies [][]byte) (time.Duration, error) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	errs := make(chan error, b.senders)
 	begin := time.Now()
 	for range b.senders {
 		wg.Go(func() {
-			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+			for i := next.Add(1) - 1; i < int64(len(bodies)); i = next.Add(1) - 1 {
 				if err := c.insert(ctx, bodies[i]); err != nil {
 					errs <- err
 					return

@@ -27,9 +27,7 @@ func measureStore(ctx context.Context, b *bench, r *report) (err error) {
 		}
 	}
 	err = b.eachRound(ctx, cs[:3], func(c contender) error { // tuning is about fetching
-		took, err := b.send(ctx, c, b.events)
-		r.add(stored, c.name(), "/s", float64(b.events)/took.Seconds())
-		return err
+		return b.costing(ctx, r, stored, c, b.events, func() (time.Duration, error) { return b.send(ctx, c, b.events) })
 	})
 	if err != nil {
 		return err
@@ -48,29 +46,21 @@ func measureWork(ctx context.Context, b *bench, r *report) (err error) {
 	}
 	defer func() { err = errors.Join(err, closeAll(cs)) }()
 	err = b.eachRound(ctx, cs, func(c contender) error {
-		begin := time.Now()
-		sent := make(chan error, 1)
-		go func() {
-			_, err := b.send(ctx, c, b.jobs)
-			sent <- err
-		}()
-		end, err := c.work(ctx, b.jobs)
-		if err := errors.Join(err, <-sent); err != nil {
+		err := b.costing(ctx, r, settled, c, b.jobs, func() (time.Duration, error) { return b.sendAndWork(ctx, c) })
+		if err != nil {
 			return err
 		}
-		r.add(settled, c.name(), "/s", float64(b.jobs)/end.Sub(begin).Seconds())
 		if _, err := b.send(ctx, c, b.jobs); err != nil {
 			return err
 		}
 		if err := b.quiet(ctx); err != nil {
 			return err
 		}
-		begin = time.Now()
-		if end, err = c.work(ctx, b.jobs); err != nil {
-			return err
-		}
-		r.add(drained, c.name(), "/s", float64(b.jobs)/end.Sub(begin).Seconds())
-		return nil
+		return b.costing(ctx, r, drained, c, b.jobs, func() (time.Duration, error) {
+			begin := time.Now()
+			end, err := c.work(ctx, b.jobs)
+			return end.Sub(begin), err
+		})
 	})
 	if err != nil {
 		return err
@@ -85,6 +75,35 @@ func measureWork(ctx context.Context, b *bench, r *report) (err error) {
 		r.compare(name+", SQLite : better River", "", name, nameSQLite, nameRiver, nameRiverHot)
 	}
 	return nil
+}
+
+func (b *bench) sendAndWork(ctx context.Context, c contender) (time.Duration, error) {
+	bodies := b.bodies(b.jobs)
+	sent := make(chan error, 1)
+	begin := time.Now()
+	go func() {
+		_, err := b.sendBodies(ctx, c, bodies)
+		sent <- err
+	}()
+	end, err := c.work(ctx, b.jobs)
+	return end.Sub(begin), errors.Join(err, <-sent)
+}
+
+// costing measures how many are done in a second, and what each costs.
+func (b *bench) costing(ctx context.Context, r *report, what string, c contender, n int, do func() (time.Duration, error)) error {
+	before, err := b.cpu(ctx)
+	if err != nil {
+		return err
+	}
+	took, err := do()
+	if err != nil {
+		return err
+	}
+	after, err := b.cpu(ctx)
+	r.add(what, c.name(), "/s", float64(n)/took.Seconds())
+	r.add(what+": CPU of the server", c.name(), "µs each", (after.server-before.server)*1e6/float64(n))
+	r.add(what+": CPU of the program", c.name(), "µs each", (after.self-before.self)*1e6/float64(n))
+	return err
 }
 
 // measureStart: one process stores, another works.

@@ -47,22 +47,26 @@ func (s *shared) Claim(ctx context.Context, p queue.ClaimParams) ([]queue.Job, e
 // claimQuery takes the earliest due jobs of a route. The CTE is materialised
 // because a plain IN (… LIMIT n) may be evaluated again and exceed n. It
 // returns the state that each job was in, for the counters.
-func claimQuery(suspects bool) string {
+func claimQuery(suspects bool) string { return "WITH " + nextJobs(suspects) + claimNext }
+
+func nextJobs(suspects bool) string {
 	crashed := "= 0"
 	if suspects {
 		crashed = "> 0"
 	}
-	return `WITH next AS MATERIALIZED (
+	return `next AS MATERIALIZED (
 			SELECT j.event_id, j.route, j.status FROM webhook_jobs j
 			WHERE j.route = $1 AND j.status IN ('pending', 'failed') AND j.crash_count ` + crashed + `
 				AND j.due_at <= $2 AND EXISTS (SELECT 1 FROM workers w WHERE w.id = $3 /*lock worker*/)
-			ORDER BY j.due_at, j.event_id LIMIT $4 /*skip locked*/)
+			ORDER BY j.due_at, j.event_id LIMIT $4 /*skip locked*/)`
+}
+
+var claimNext = `
 		UPDATE webhook_jobs SET status = 'processing', claim_seq = claim_seq + 1, worker_id = $3, started_at = $5,
 			finished_at = NULL
 		WHERE route = $1 AND event_id IN (SELECT n.event_id FROM next n)
 		RETURNING ` + returning(jobColumns) + `,
-			(SELECT n.status FROM next n WHERE n.event_id = webhook_jobs.event_id AND n.route = webhook_jobs.route)`
-}
+			(SELECT n.status FROM next n WHERE n.event_id = webhook_jobs.event_id AND n.route = webhook_jobs.route) AS was`
 
 func claim(ctx context.Context, q querier, p queue.ClaimParams) ([]queue.Job, error) {
 	ds := deltas{}
@@ -124,13 +128,15 @@ func settleQuery(items []settling) (string, args) {
 		next AS MATERIALIZED (
 			SELECT s.* FROM s JOIN webhook_jobs j ON j.event_id = s.event_id AND j.route = s.route
 			WHERE j.claim_seq = s.claim_seq AND j.worker_id = s.worker_id AND j.status = 'processing'
-			ORDER BY s.event_id, s.route /*lock jobs*/)
+			ORDER BY s.event_id, s.route /*lock jobs*/)` + settleNext + `
+		RETURNING webhook_jobs.event_id, webhook_jobs.route, webhook_jobs.max_retries, webhook_jobs.started_at`, a
+}
+
+const settleNext = `
 		UPDATE webhook_jobs SET status = n.status, retry_count = n.retry_count, error_message = n.error_message,
 			due_at = n.due_at, crash_count = n.crash_count, unavailable_since = n.unavailable_since,
 			match_pending = n.match_pending, finished_at = n.finished_at
-		FROM next n WHERE webhook_jobs.event_id = n.event_id AND webhook_jobs.route = n.route
-		RETURNING webhook_jobs.event_id, webhook_jobs.route, webhook_jobs.max_retries, webhook_jobs.started_at`, a
-}
+		FROM next n WHERE webhook_jobs.event_id = n.event_id AND webhook_jobs.route = n.route`
 
 // maxSettled bounds one statement: a database takes so many values only.
 const maxSettled = 256
@@ -193,13 +199,20 @@ func (d *delta) settled(s settling) {
 			d.tell, d.retryCount, d.maxRetries, d.errorMessage = tellGood, s.RetryCount, s.maxRetries, ""
 		}
 	case queue.StatusFailed, queue.StatusDeadLetter:
-		d.tell, d.retryCount, d.maxRetries = tellBad, s.RetryCount, s.maxRetries
-		d.errorMessage = queue.Clean(s.Route + ": " + string(s.ErrorMessage))
+		d.tell, d.retryCount, d.maxRetries, d.errorMessage = tellBad, s.RetryCount, s.maxRetries, s.told()
 		if s.Status == queue.StatusFailed {
 			d.nextRetryAt = s.DueAt
 		}
 	case queue.StatusPending, queue.StatusProcessing: // given back: nothing has been learnt
 	}
+}
+
+// told is what an event says of a job that failed.
+func (s settling) told() queue.Text {
+	if s.Status != queue.StatusFailed && s.Status != queue.StatusDeadLetter {
+		return ""
+	}
+	return queue.Clean(s.Route + ": " + string(s.ErrorMessage))
 }
 
 func insertAttempts(ctx context.Context, q querier, ended []settling) error {

@@ -55,7 +55,7 @@ func together[In, Out any](ctx context.Context, p *Postgres, lane chan *waiting[
 
 // collect hands groups of what waits to do, without a timer: they form by
 // themselves while an earlier one waits for the disk. No two of a group have
-// one key.
+// one key, if there is a key.
 func collect[In, Out any, K comparable](p *Postgres, lane chan *waiting[In, Out], key func(In) K, do func([]*waiting[In, Out])) {
 	for {
 		select {
@@ -81,14 +81,15 @@ func gather[In, Out any, K comparable](lane chan *waiting[In, Out], w *waiting[I
 	var group []*waiting[In, Out]
 	seen := map[K]bool{}
 	for bytes := 0; w != nil; {
-		k := key(w.in)
 		switch {
 		case w.ctx.Err() != nil:
 			w.done <- waited(w.ctx)
-		case seen[k]:
+		case key != nil && seen[key(w.in)]:
 			do([]*waiting[In, Out]{w})
 		default:
-			seen[k] = true
+			if key != nil {
+				seen[key(w.in)] = true
+			}
 			group, bytes = append(group, w), bytes+w.size
 		}
 		if len(group) >= maxSettled || bytes >= maxGroupBytes {
@@ -110,6 +111,9 @@ func (p *Postgres) begin() {
 		p.background.Go(func() { collect(p, p.settles, func(s settling) queue.JobKey { return s.JobKey }, p.settleTogether) })
 		for range inserters {
 			p.background.Go(func() { collect(p, p.inserts, delivery.key, p.insertTogether) })
+		}
+		for range loaders {
+			p.background.Go(func() { collect[int64, loaded, int64](p, p.loads, nil, p.loadTogether) })
 		}
 		p.background.Go(p.noticeLoop)
 		p.background.Go(p.minutely)

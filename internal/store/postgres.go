@@ -34,6 +34,7 @@ type Postgres struct {
 	intake   chan struct{} // connections that inserts may hold: the others are for settles and heartbeats
 	inserts  chan *waiting[delivery, newEvent]
 	settles  chan *waiting[settling, bool]
+	loads    chan *waiting[int64, loaded]
 	doubtful *doubtful
 	notices  chan struct{}
 	server   serverClock
@@ -114,6 +115,7 @@ func openPostgres(ctx context.Context, o Options) (p *Postgres, err error) {
 		intake:   make(chan struct{}, max(1, int(cfg.MaxConns)*3/4)),
 		inserts:  make(chan *waiting[delivery, newEvent], maxWaiting),
 		settles:  make(chan *waiting[settling, bool], maxWaiting),
+		loads:    make(chan *waiting[int64, loaded], maxWaiting),
 		doubtful: &doubtful{claims: map[queue.Claim]bool{}},
 		notices:  make(chan struct{}, 1),
 		stop:     make(chan struct{}), stopped: make(chan struct{}), broken: make(chan struct{}),

@@ -18,6 +18,7 @@ func TestServerQueryPlans(t *testing.T) {
 	for _, statement := range []string{
 		`INSERT INTO webhook_events (source, delivery_id, event_type, received_at, created_at, updated_at, body_size, body_sha256)
 			SELECT 'github', 'd' || g, 'push', g, g, g, 0, repeat('0', 64) FROM generate_series(1, 20000) g`,
+		`INSERT INTO webhook_payloads (event_id, headers, codec, body) SELECT g, '{}', 0, '{}' FROM generate_series(1, 20000) g`,
 		`INSERT INTO webhook_jobs (event_id, route, status, max_retries, due_at, worker_id)
 			SELECT g, 'a', CASE WHEN g % 400 = 0 THEN 'pending' WHEN g % 401 = 0 THEN 'dead_letter' WHEN g % 2000 = 1 THEN 'processing'
 				ELSE 'completed' END, 3, g, 'w' FROM generate_series(1, 20000) g`,
@@ -40,7 +41,7 @@ func TestServerQueryPlans(t *testing.T) {
 	listRoute, listRouteArgs := listQuery(queue.Filter{Route: "a"}, 50)
 	listFailed, listFailedArgs := listQuery(queue.Filter{Status: queue.StatusFailed}, 50)
 	listDelivery, listDeliveryArgs := listQuery(queue.Filter{Delivery: "d777"}, 50)
-	const jobKey = "webhook_jobs_pkey"
+	const jobKey, eventKey = "webhook_jobs_pkey", "webhook_events_pkey"
 	tests := []struct {
 		name  string
 		query string
@@ -49,6 +50,9 @@ func TestServerQueryPlans(t *testing.T) {
 	}{
 		{"claim", claimQuery(false), args{"a", 1, "w", 1, 1}, []string{"Index Scan using webhook_jobs_due", "LockRows", jobKey}},
 		{"claim suspects", claimQuery(true), args{"a", 1, "w", 1, 1}, []string{"webhook_jobs_suspect", jobKey}},
+		{"claim at once", claimAtOnce(false), args{"a", 1, "w", 1, 1, 1}, []string{"Index Scan using webhook_jobs_due", "LockRows", jobKey, eventKey}},
+		{"settle at once", settleAtOnce, settleColumns(make([]settling, 10)), []string{"LockRows", jobKey, eventKey}},
+		{"load", loadQuery, args{[]int64{1, 2}}, []string{eventKey, "webhook_payloads_pkey"}},
 		{"due", due, dueArgs, []string{"webhook_jobs_due", "webhook_jobs_suspect"}},
 		{"settle", settleText, settleArgs, []string{"LockRows", jobKey}},
 		{"requeue", requeue, requeueArgs, []string{"LockRows", jobKey}},

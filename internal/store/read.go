@@ -92,6 +92,10 @@ func scanPayload(rows *sql.Rows, p *queue.Payload, more ...any) error {
 	if err := rows.Scan(append([]any{&headers, &codec, &p.Body}, more...)...); err != nil {
 		return err
 	}
+	return decodePayload(p, codec, headers)
+}
+
+func decodePayload(p *queue.Payload, codec int, headers []byte) error {
 	if codec != codecRaw {
 		return fmt.Errorf("codec %d is not known to this program", codec)
 	}

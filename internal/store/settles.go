@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"orchestrate/internal/queue"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Settle implements queue.Store. Those that wait together are one transaction.
@@ -66,26 +70,51 @@ const settleTimeout = 12 * time.Second
 func (p *Postgres) settleGroup(items []settling, wakes bool) ([]settling, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	o := &op{recognises: always, wakes: wakes, lockTimeout: settleLock}
-	return writeKnowing(ctx, p, o, func(ctx context.Context, q querier) ([]settling, error) {
-		stale, err := settle(ctx, q, items)
-		if err != nil {
-			return nil, err
-		}
-		var late []settling
-		for _, s := range stale {
-			ours := false
-			if o.inDoubt || p.doubtful.has(s.Claim) {
-				if ours, err = wasOurs(ctx, q, s); err != nil {
-					return nil, err
-				}
+	o := &op{ctx: ctx, recognises: always, wakes: wakes, lockTimeout: settleLock}
+	if p.session.pooled { // its settings are a transaction's
+		return writeKnowing(ctx, p, o, func(ctx context.Context, q querier) ([]settling, error) {
+			stale, err := settle(ctx, q, items)
+			if err != nil {
+				return nil, err
 			}
-			if !ours {
-				late = append(late, s)
+			return p.late(ctx, q, o, stale)
+		})
+	}
+	var stale []settling
+	o.statement = func(ctx context.Context, conn *pgxpool.Conn, _ int64) error {
+		settled := map[queue.JobKey]bool{}
+		_, err := allRows(ctx, conn, settleAtOnce, settleColumns(items), func(rows pgx.Rows, k *queue.JobKey) error {
+			err := rows.Scan(&k.EventID, &k.Route)
+			settled[*k] = true
+			return err
+		})
+		stale = slices.DeleteFunc(slices.Clone(items), func(s settling) bool { return settled[s.JobKey] })
+		return err
+	}
+	if err := p.run(o); err != nil {
+		return nil, err
+	}
+	stale, err := p.late(ctx, p.reads, o, stale)
+	return stale, classify(err)
+}
+
+// late are those of the stale ones that are not so because their settle, whose
+// answer was lost, was committed.
+func (p *Postgres) late(ctx context.Context, q querier, o *op, stale []settling) ([]settling, error) {
+	var late []settling
+	for _, s := range stale {
+		ours := false
+		if o.inDoubt || p.doubtful.has(s.Claim) {
+			var err error
+			if ours, err = wasOurs(ctx, q, s); err != nil {
+				return nil, err
 			}
 		}
-		return late, nil
-	})
+		if !ours {
+			late = append(late, s)
+		}
+	}
+	return late, nil
 }
 
 // wasOurs tells whether a settle whose answer was lost was committed: nobody

@@ -198,6 +198,20 @@ func (ds deltas) at(id int64, now queue.Time) *delta {
 
 var deltaCasts = []string{"BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "TEXT", "BIGINT", "BIGINT"}
 
+// counterMoves apply what d says of each event.
+const counterMoves = `
+		UPDATE webhook_events SET
+			n_pending = n_pending + d.p, n_processing = n_processing + d.r,
+			n_failed = n_failed + d.f, n_dead = n_dead + d.x,
+			retry_count = CASE WHEN d.tell >= 2 OR (d.tell = 1 AND n_failed + d.f + n_dead + d.x = 0) THEN d.rc ELSE retry_count END,
+			next_retry_at = CASE WHEN n_failed + d.f > 0 THEN coalesce(d.nr, next_retry_at) END,
+			max_retries = CASE WHEN d.tell = 2 OR (d.tell = 1 AND n_failed + d.f + n_dead + d.x = 0) THEN d.mr ELSE max_retries END,
+			error_message = CASE WHEN d.tell = 2 OR (d.tell = 1 AND n_failed + d.f + n_dead + d.x = 0) THEN d.em ELSE error_message END,
+			requeued_at = CASE WHEN d.tell = 3 THEN d.at ELSE requeued_at END,
+			processed_at = CASE WHEN n_pending + d.p + n_processing + d.r + n_failed + d.f = 0 THEN d.at END,
+			updated_at = d.at
+		FROM d`
+
 // apply moves the counters of all the events in one statement. The status
 // follows by itself; processed_at is when the last job ended.
 func (ds deltas) apply(ctx context.Context, q querier) error {
@@ -214,18 +228,8 @@ func (ds deltas) apply(ctx context.Context, q querier) error {
 	if len(ids) > 1 { // in order of their ids: two that lock each other's would wait for ever
 		lock, locked = " /*lock events*/", " /*locked*/"
 	}
-	n, err := exec(ctx, q, `WITH d (id, p, r, f, x, tell, rc, mr, em, nr, at) AS (VALUES `+rows+`)`+lock+`
-		UPDATE webhook_events SET
-			n_pending = n_pending + d.p, n_processing = n_processing + d.r,
-			n_failed = n_failed + d.f, n_dead = n_dead + d.x,
-			retry_count = CASE WHEN d.tell >= 2 OR (d.tell = 1 AND n_failed + d.f + n_dead + d.x = 0) THEN d.rc ELSE retry_count END,
-			next_retry_at = CASE WHEN n_failed + d.f > 0 THEN coalesce(d.nr, next_retry_at) END,
-			max_retries = CASE WHEN d.tell = 2 OR (d.tell = 1 AND n_failed + d.f + n_dead + d.x = 0) THEN d.mr ELSE max_retries END,
-			error_message = CASE WHEN d.tell = 2 OR (d.tell = 1 AND n_failed + d.f + n_dead + d.x = 0) THEN d.em ELSE error_message END,
-			requeued_at = CASE WHEN d.tell = 3 THEN d.at ELSE requeued_at END,
-			processed_at = CASE WHEN n_pending + d.p + n_processing + d.r + n_failed + d.f = 0 THEN d.at END,
-			updated_at = d.at
-		FROM d`+locked+` WHERE webhook_events.id = d.id`, a...)
+	n, err := exec(ctx, q, `WITH d (id, p, r, f, x, tell, rc, mr, em, nr, at) AS (VALUES `+rows+`)`+lock+counterMoves+locked+`
+		WHERE webhook_events.id = d.id`, a...)
 	if err == nil && n != int64(len(ids)) {
 		err = fmt.Errorf("move the counters of %d events: %d were there", len(ids), n)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"orchestrate/internal/queue"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/pressly/goose/v3"
 )
 
@@ -119,6 +120,13 @@ type op struct {
 	fn     func(context.Context, querier) error
 	size   int
 	intake bool // behind settles, claims, heartbeats and verbs
+
+	// statement, on PostgreSQL, is the operation in one statement, which fn would
+	// be in several. It puts the mark that it is given, unless that is 0.
+	statement func(ctx context.Context, conn *pgxpool.Conn, mark int64) error
+	// recall, with a statement that has results, reads them where they were
+	// lost with the answer to the commit.
+	recall func(ctx context.Context, mark int64) error
 
 	// recognises tells whether fn, when it is called again, sees for itself that
 	// its last run was committed after all. For any other operation PostgreSQL

@@ -82,6 +82,9 @@ func (p *Postgres) untilKnown(ctx context.Context, o *op) error {
 			if fenceErr != nil {
 				return errors.Join(err, fenceErr)
 			}
+			if committed && o.recall != nil {
+				return o.recall(ctx, mark)
+			}
 			if committed {
 				return nil
 			}
@@ -127,12 +130,22 @@ func pause(ctx context.Context, wait *time.Duration) bool {
 // errNoConnection: all were in use, and none became free.
 var errNoConnection = errors.New("no connection became free")
 
+func noConnection(ctx context.Context, err error) error {
+	if !isAway(err) && ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", errNoConnection, err)
+	}
+	return err
+}
+
 // errLostCommit: the commit was sent, and no answer came.
 var errLostCommit = errors.New("the connection was lost before the commit was answered")
 
 // once runs an operation in one transaction. It returns the mark that was
 // committed with it, if any.
 func (p *Postgres) once(ctx context.Context, o *op) (mark int64, err error) {
+	if o.statement != nil {
+		return p.atOnce(ctx, o)
+	}
 	begin, try := p.session.begin, p.try
 	if o.urgent {
 		try = min(try, urgentTry)
@@ -144,10 +157,7 @@ func (p *Postgres) once(ctx context.Context, o *op) (mark int64, err error) {
 	defer cancel()
 	conn, err := p.db.Conn(ctx)
 	if err != nil {
-		if !isAway(err) && ctx.Err() != nil {
-			err = fmt.Errorf("%w: %w", errNoConnection, err)
-		}
-		return 0, err
+		return 0, noConnection(ctx, err)
 	}
 	defer func() { _ = conn.Close() }() // back to the pool, which drops one that is in doubt
 	if _, err := simple(ctx, conn, begin); err != nil {
@@ -166,25 +176,63 @@ func (p *Postgres) once(ctx context.Context, o *op) (mark int64, err error) {
 	}
 	commit := "COMMIT"
 	if before || o.recognises == nil || !o.recognises() {
-		mark = rand.Int64() | 1 //nolint:gosec // it must differ from others, not be secret
+		mark = newMark()
 		commit = fmt.Sprintf("INSERT INTO webhook_commits (mark) VALUES (%d); COMMIT", mark)
 	}
 	return mark, p.commit(ctx, conn, commit)
 }
 
-func (p *Postgres) commit(ctx context.Context, conn *sql.Conn, text string) error {
-	detached, cancel := context.WithCancel(context.WithoutCancel(ctx))
+// newMark differs from 0, and from all others.
+func newMark() int64 { return rand.Int64() | 1 } //nolint:gosec // it need not be secret
+
+// atOnce runs an operation that is one statement, and so a transaction of its
+// own in one round trip. Once it is sent it may be committed.
+func (p *Postgres) atOnce(ctx context.Context, o *op) (mark int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, p.try)
 	defer cancel()
+	conn, err := p.pool.Acquire(ctx)
+	if err != nil {
+		return 0, noConnection(ctx, err)
+	}
+	defer conn.Release()
+	if o.recognises == nil {
+		mark = newMark()
+	}
+	detached, stop := patient(ctx)
+	defer stop()
+	err = o.statement(detached, conn, mark)
+	if err != nil && !isRefused(err) && isBroken(err) {
+		err = fmt.Errorf("%w: %w", errLostCommit, err)
+	}
+	return mark, err
+}
+
+// isRefused: the server said that it did not do it, and goes on.
+func isRefused(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && e.SeverityUnlocalized == "ERROR"
+}
+
+// patient outlives its parent by commitGrace.
+func patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	detached, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(commitGrace, cancel) })
+	return detached, func() {
+		stop()
+		cancel()
+	}
+}
+
+func (p *Postgres) commit(ctx context.Context, conn *sql.Conn, text string) error {
+	detached, stop := patient(ctx)
 	defer stop()
 	tag, err := simple(detached, conn, text)
-	var e *pgconn.PgError
 	switch {
 	case err == nil && tag == "COMMIT":
 		return nil
 	case err == nil:
 		return fmt.Errorf("commit was answered by %s", tag)
-	case errors.As(err, &e) && e.SeverityUnlocalized == "ERROR": // it was refused, not interrupted
+	case isRefused(err):
 		_, _ = simple(ctx, conn, "ROLLBACK")
 		return err
 	}

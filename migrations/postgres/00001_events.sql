@@ -120,11 +120,13 @@ CREATE TABLE workers (
 -- Marks of transactions whose repetition would do something else. Whoever lost
 -- the connection before a commit was answered puts the same mark, as a fence:
 -- either it finds the one that was committed, or that transaction can't commit
--- any more. By the server's clock, as the nodes' may differ.
+-- any more. By the server's clock, as the nodes' may differ. A claim keeps what
+-- it took, for the case that its answer is lost.
 CREATE TABLE webhook_commits (
-    mark  BIGINT      PRIMARY KEY,
-    fence BOOLEAN     NOT NULL DEFAULT false,
-    at    TIMESTAMPTZ NOT NULL DEFAULT now()
+    mark   BIGINT      PRIMARY KEY,
+    fence  BOOLEAN     NOT NULL DEFAULT false,
+    at     TIMESTAMPTZ NOT NULL DEFAULT now(),
+    events BIGINT[]
 ) WITH (autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0.1);
 
 -- +goose Down

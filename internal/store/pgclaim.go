@@ -1,0 +1,146 @@
+package store
+
+import (
+	"context"
+	"strings"
+
+	"orchestrate/internal/queue"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Claims and settles in one statement each: SQLite, where a round trip costs
+// nothing, has no CTE that writes.
+
+// Claim implements queue.Store.
+func (p *Postgres) Claim(ctx context.Context, c queue.ClaimParams) (jobs []queue.Job, err error) {
+	if p.session.pooled { // its settings are a transaction's
+		return p.shared.Claim(ctx, c)
+	}
+	o := &op{ctx: ctx, statement: func(ctx context.Context, conn *pgxpool.Conn, mark int64) (err error) {
+		jobs, err = allRows(ctx, conn, claimAtOnce(c.Suspects), args{c.Route, c.DueBy, c.WorkerID, c.Limit, c.Now, mark},
+			func(rows pgx.Rows, j *queue.Job) error { return rows.Scan(jobFields(j)...) })
+		return err
+	}, recall: func(ctx context.Context, mark int64) (err error) {
+		jobs, err = all(ctx, p.reads, `SELECT `+jobColumns+` FROM webhook_jobs WHERE route = $2 AND worker_id = $3
+			AND status = 'processing' AND event_id IN (SELECT unnest(m.events) FROM webhook_commits m WHERE m.mark = $1)`,
+			args{mark, c.Route, c.WorkerID}, scanJob)
+		return err
+	}}
+	if err := p.run(o); err != nil {
+		return nil, err
+	}
+	return jobs, nil
+}
+
+// claimAtOnce is claimQuery with the counters and the mark. A claim is of one
+// route, so that an event occurs once.
+func claimAtOnce(suspects bool) string {
+	return slots.Replace(`WITH ` + nextJobs(suspects) + `,
+		c AS (` + claimNext + `),
+		mark AS (INSERT INTO webhook_commits (mark, events) SELECT $6, array_agg(event_id) FROM next HAVING count(*) > 0),
+		d AS (SELECT event_id AS id, - (was = 'pending')::int AS p, 1 AS r, - (was = 'failed')::int AS f, 0 AS x, 0 AS tell,
+			0 AS rc, 0 AS mr, '' AS em, NULL::bigint AS nr, $5::bigint AS at FROM c)/*lock events*/,
+		e AS (` + counterMoves + ` /*locked*/ WHERE webhook_events.id = d.id)
+		SELECT ` + strings.Replace(jobColumns, "match_pending", "match_pending <> 0", 1) + ` FROM c`)
+}
+
+// settleAtOnce ends claims, with their attempts and the counters of their
+// events. The arrays are columns of a CTE so that the planner, which would
+// count those of a parameter, makes one plan for groups of any size. What is
+// told of an event is what its worst job says, and of those the last.
+var settleAtOnce = slots.Replace(`WITH given AS MATERIALIZED (SELECT $1::bigint[] AS a, $2::text[] AS b, $3::bigint[] AS c,
+			$4::text[] AS d, $5::text[] AS e, $6::integer[] AS f, $7::text[] AS g, $8::bigint[] AS h, $9::integer[] AS i,
+			$10::bigint[] AS j, $11::smallint[] AS k, $12::bigint[] AS l, $13::text[] AS m, $14::bigint[] AS n,
+			$15::bigint[] AS o, $16::bytea[] AS p, $17::text[] AS q, $18::text[] AS r, $19::text[] AS s),
+		next AS MATERIALIZED (
+			SELECT s.*, j.max_retries, j.started_at
+			FROM given, unnest(given.a, given.b, given.c, given.d, given.e, given.f, given.g, given.h, given.i, given.j, given.k,
+				given.l, given.m, given.n, given.o, given.p, given.q, given.r, given.s) WITH ORDINALITY
+				AS s (event_id, route, claim_seq, worker_id, status, retry_count, error_message, due_at, crash_count,
+					unavailable_since, match_pending, finished_at, outcome, exit_code, http_status, output, version,
+					config_hash, told, place)
+				JOIN webhook_jobs j ON j.event_id = s.event_id AND j.route = s.route
+			WHERE j.claim_seq = s.claim_seq AND j.worker_id = s.worker_id AND j.status = 'processing'
+			ORDER BY s.event_id, s.route /*lock jobs*/),
+		j AS (` + settleNext + `),
+		a AS (INSERT INTO webhook_attempts (event_id, route, claim_seq, worker_id, outcome, started_at, finished_at, exit_code,
+				http_status, error_message, output, version, config_hash)
+			SELECT event_id, route, claim_seq, worker_id, outcome, started_at, finished_at, exit_code, http_status,
+				error_message, output, version, config_hash FROM next),
+		t AS (SELECT *, CASE status WHEN 'completed' THEN 1 WHEN 'failed' THEN 2 WHEN 'dead_letter' THEN 2 ELSE 0 END AS tell FROM next),
+		d AS (SELECT DISTINCT ON (event_id) event_id AS id, tell, retry_count AS rc, max_retries AS mr, told AS em,
+				count(*) FILTER (WHERE status = 'pending') OVER w AS p, - count(*) OVER w AS r,
+				count(*) FILTER (WHERE status = 'failed') OVER w AS f, count(*) FILTER (WHERE status = 'dead_letter') OVER w AS x,
+				max(due_at) FILTER (WHERE status = 'failed') OVER w AS nr, max(finished_at) OVER w AS at
+			FROM t WINDOW w AS (PARTITION BY event_id) ORDER BY event_id, tell DESC, place DESC)/*lock events*/,
+		e AS (` + counterMoves + ` /*locked*/ WHERE webhook_events.id = d.id)
+	SELECT event_id, route FROM next`)
+
+// settleColumns are the values of settleAtOnce.
+func settleColumns(items []settling) args {
+	return args{
+		column(items, func(s settling) int64 { return s.EventID }),
+		column(items, func(s settling) string { return s.Route }),
+		column(items, func(s settling) int64 { return s.Seq }),
+		column(items, func(s settling) string { return string(s.WorkerID) }),
+		column(items, func(s settling) string { return string(s.Status) }),
+		column(items, func(s settling) int { return s.RetryCount }),
+		column(items, func(s settling) *string { return text(s.ErrorMessage) }),
+		column(items, func(s settling) *int64 { return number(s.DueAt) }),
+		column(items, func(s settling) int { return s.CrashCount }),
+		column(items, func(s settling) *int64 { return number(s.UnavailableSince) }),
+		column(items, func(s settling) int64 { return bit(s.MatchPending) }),
+		column(items, func(s settling) *int64 { return number(s.FinishedAt) }),
+		column(items, func(s settling) string { return string(s.Ending) }),
+		column(items, func(s settling) *int { return s.Result.ExitCode }),
+		column(items, func(s settling) *int64 { return number(s.Result.HTTPStatus) }),
+		column(items, func(s settling) []byte { return s.Result.Output }),
+		column(items, func(s settling) *string { return text(s.Version) }),
+		column(items, func(s settling) *string { return text(s.ConfigHash) }),
+		column(items, func(s settling) *string { return text(s.told()) }),
+	}
+}
+
+func column[T, V any](items []T, of func(T) V) []V {
+	values := make([]V, len(items))
+	for i, item := range items {
+		values[i] = of(item)
+	}
+	return values
+}
+
+// text is NULL where it is absent.
+func text[S ~string](s S) *string {
+	if s == "" {
+		return nil
+	}
+	v := string(s)
+	return &v
+}
+
+// number is NULL where it is absent.
+func number[N ~int64](n N) *int64 {
+	if n == 0 {
+		return nil
+	}
+	v := int64(n)
+	return &v
+}
+
+// allRows is all for the driver's own rows.
+func allRows[T any](ctx context.Context, conn *pgxpool.Conn, query string, a args, scan func(pgx.Rows, *T) error) ([]T, error) {
+	rows, err := conn.Query(ctx, query, a...)
+	if err != nil {
+		return nil, err
+	}
+	var out []T
+	err = eachRow(rows, func(rows pgx.Rows) error {
+		var v T
+		err := scan(rows, &v)
+		out = append(out, v)
+		return err
+	})
+	return out, err
+}

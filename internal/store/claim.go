@@ -11,10 +11,14 @@ import (
 
 // Due implements queue.Store.
 func (s *shared) Due(ctx context.Context, routes []string) ([]queue.Due, error) {
+	return s.due(ctx, routes, nil)
+}
+
+func (s *shared) due(ctx context.Context, routes []string, from map[string]queue.Time) ([]queue.Due, error) {
 	if len(routes) == 0 {
 		return nil, nil
 	}
-	query, a := dueQuery(routes)
+	query, a := dueQuery(routes, from)
 	var due []queue.Due
 	err := each(ctx, s.reads, query, a, func(rows *sql.Rows) error {
 		var d queue.Due
@@ -27,14 +31,20 @@ func (s *shared) Due(ctx context.Context, routes []string) ([]queue.Due, error) 
 	return due, classify(err)
 }
 
-// dueQuery seeks twice for each route, however many jobs wait.
-func dueQuery(routes []string) (string, args) {
+// dueQuery seeks twice for each route, however many jobs wait: from where it is
+// told, if it is, and for suspects, which are few, from the beginning.
+func dueQuery(routes []string, from map[string]queue.Time) (string, args) {
 	var a args
-	rows := a.values([]string{"TEXT"}, len(routes), func(i int) []any { return []any{routes[i]} })
+	rows := a.values([]string{"TEXT", "BIGINT"}, len(routes), func(i int) []any {
+		if t, told := from[routes[i]]; told {
+			return []any{routes[i], int64(t)}
+		}
+		return []any{routes[i], int64(fromBeginning)}
+	})
 	const earliest = `(SELECT j.due_at FROM webhook_jobs j WHERE j.route = r.route AND j.status IN ('pending', 'failed')
 			AND j.crash_count %s ORDER BY j.due_at, j.event_id LIMIT 1)`
-	return `WITH r (route) AS (VALUES ` + rows + `)
-		SELECT r.route, ` + fmt.Sprintf(earliest, "= 0") + `, ` + fmt.Sprintf(earliest, "> 0") + ` FROM r`, a
+	return `WITH r (route, beginning) AS (VALUES ` + rows + `)
+		SELECT r.route, ` + fmt.Sprintf(earliest, "= 0 AND j.due_at >= r.beginning") + `, ` + fmt.Sprintf(earliest, "> 0") + ` FROM r`, a
 }
 
 // Claim implements queue.Store.
@@ -57,7 +67,7 @@ func nextJobs(suspects bool) string {
 	return `next AS MATERIALIZED (
 			SELECT j.event_id, j.route, j.status FROM webhook_jobs j
 			WHERE j.route = $1 AND j.status IN ('pending', 'failed') AND j.crash_count ` + crashed + `
-				AND j.due_at <= $2 AND EXISTS (SELECT 1 FROM workers w WHERE w.id = $3 /*lock worker*/)
+				AND j.due_at <= $2 /*and from*/ AND EXISTS (SELECT 1 FROM workers w WHERE w.id = $3 /*lock worker*/)
 			ORDER BY j.due_at, j.event_id LIMIT $4 /*skip locked*/)`
 }
 

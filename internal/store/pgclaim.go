@@ -1,7 +1,9 @@
 package store
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"strings"
 
 	"orchestrate/internal/queue"
@@ -18,8 +20,12 @@ func (p *Postgres) Claim(ctx context.Context, c queue.ClaimParams) (jobs []queue
 	if p.session.pooled { // its settings are a transaction's
 		return p.shared.Claim(ctx, c)
 	}
+	begin, from := queue.Clock(), fromBeginning
+	if !c.Suspects {
+		from, _ = p.floors.from(c.Route, begin)
+	}
 	o := &op{ctx: ctx, statement: func(ctx context.Context, conn *pgxpool.Conn, mark int64) (err error) {
-		jobs, err = allRows(ctx, conn, claimAtOnce(c.Suspects), args{c.Route, c.DueBy, c.WorkerID, c.Limit, c.Now, mark},
+		jobs, err = allRows(ctx, conn, claimAtOnce(c.Suspects), args{c.Route, c.DueBy, c.WorkerID, c.Limit, c.Now, mark, int64(from)},
 			func(rows pgx.Rows, j *queue.Job) error { return rows.Scan(jobFields(j)...) })
 		return err
 	}, recall: func(ctx context.Context, mark int64) (err error) {
@@ -31,13 +37,18 @@ func (p *Postgres) Claim(ctx context.Context, c queue.ClaimParams) (jobs []queue
 	if err := p.run(o); err != nil {
 		return nil, err
 	}
+	if !c.Suspects && len(jobs) > 0 { // none may mean that the worker has gone
+		p.floors.learn(c.Route, from, slices.MinFunc(jobs, byDue).DueAt, begin)
+	}
 	return jobs, nil
 }
+
+func byDue(a, b queue.Job) int { return cmp.Compare(a.DueAt, b.DueAt) }
 
 // claimAtOnce is claimQuery with the counters and the mark. A claim is of one
 // route, so that an event occurs once.
 func claimAtOnce(suspects bool) string {
-	return slots.Replace(`WITH ` + nextJobs(suspects) + `,
+	return slots.Replace(`WITH ` + strings.Replace(nextJobs(suspects), "/*and from*/", "AND j.due_at >= $7", 1) + `,
 		c AS (` + claimNext + `),
 		mark AS (INSERT INTO webhook_commits (mark, events) SELECT $6, array_agg(event_id) FROM next HAVING count(*) > 0),
 		d AS (SELECT event_id AS id, - (was = 'pending')::int AS p, 1 AS r, - (was = 'failed')::int AS f, 0 AS x, 0 AS tell,

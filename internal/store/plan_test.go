@@ -13,7 +13,7 @@ import (
 // the query must see every row.
 func TestQueryPlans(t *testing.T) {
 	s := open(t, "")
-	due, dueArgs := dueQuery([]string{"a", "b"})
+	due, dueArgs := dueQuery([]string{"a", "b"}, nil)
 	routes, routesArgs := routesQuery([]int64{1, 2})
 	requeue, requeueArgs := moveQuery([]queue.Job{{Status: queue.StatusDeadLetter}, {}}, queue.Move{To: queue.StatusPending})
 	cancel, cancelArgs := moveQuery([]queue.Job{{Status: queue.StatusPending}}, queue.Move{To: queue.StatusDeadLetter})
@@ -33,7 +33,7 @@ func TestQueryPlans(t *testing.T) {
 	}{
 		{"claim", claimQuery(false), args{"a", 1, "w", 1, 1}, []string{byDue, "webhook_jobs USING PRIMARY KEY (event_id=? AND route=?)"}},
 		{"claim suspects", claimQuery(true), args{"a", 1, "w", 1, 1}, []string{"USING INDEX webhook_jobs_suspect (route=? AND due_at<?)"}},
-		{"due", due, dueArgs, []string{"USING INDEX webhook_jobs_due (route=?)", "USING INDEX webhook_jobs_suspect (route=?)"}},
+		{"due", due, dueArgs, []string{"USING INDEX webhook_jobs_due (route=? AND due_at>?)", "USING INDEX webhook_jobs_suspect (route=?)"}},
 		{"rescue", orphanQuery, nil, []string{"USING INDEX webhook_jobs_processing"}},
 		{"held", heldQuery, args{"w"}, []string{"USING INDEX webhook_jobs_processing (worker_id=?)"}},
 		{

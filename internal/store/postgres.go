@@ -36,6 +36,7 @@ type Postgres struct {
 	settles  chan *waiting[settling, bool]
 	loads    chan *waiting[int64, loaded]
 	doubtful *doubtful
+	floors   floors
 	notices  chan struct{}
 	server   serverClock
 
@@ -116,6 +117,7 @@ func openPostgres(ctx context.Context, o Options) (p *Postgres, err error) {
 		inserts:  make(chan *waiting[delivery, newEvent], maxWaiting),
 		settles:  make(chan *waiting[settling, bool], maxWaiting),
 		loads:    make(chan *waiting[int64, loaded], maxWaiting),
+		floors:   floors{at: map[string]floor{}},
 		doubtful: &doubtful{claims: map[queue.Claim]bool{}},
 		notices:  make(chan struct{}, 1),
 		stop:     make(chan struct{}), stopped: make(chan struct{}), broken: make(chan struct{}),

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 
 	"orchestrate/internal/queue"
@@ -59,9 +60,11 @@ func claimAtOnce(suspects bool) string {
 
 // settleAtOnce ends claims, with their attempts and the counters of their
 // events. The arrays are columns of a CTE so that the planner, which would
-// count those of a parameter, makes one plan for groups of any size. What is
-// told of an event is what its worst job says, and of those the last.
-var settleAtOnce = slots.Replace(`WITH given AS MATERIALIZED (SELECT $1::bigint[] AS a, $2::text[] AS b, $3::bigint[] AS c,
+// count those of a parameter, makes one plan for groups of any size; beside them
+// stands how long this statement waits for a lock. What is told of an event is
+// what its worst job says, and of those the last.
+var settleAtOnce = slots.Replace(`WITH given AS MATERIALIZED (SELECT set_config('lock_timeout',
+				'` + strconv.FormatInt(settleLock.Milliseconds(), 10) + `', true), $1::bigint[] AS a, $2::text[] AS b, $3::bigint[] AS c,
 			$4::text[] AS d, $5::text[] AS e, $6::integer[] AS f, $7::text[] AS g, $8::bigint[] AS h, $9::integer[] AS i,
 			$10::bigint[] AS j, $11::smallint[] AS k, $12::bigint[] AS l, $13::text[] AS m, $14::bigint[] AS n,
 			$15::bigint[] AS o, $16::bytea[] AS p, $17::text[] AS q, $18::text[] AS r, $19::text[] AS s),

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"orchestrate/internal/queue"
@@ -22,60 +21,53 @@ type loaded struct {
 
 // Load implements queue.Store. A batch of jobs starts at once, and each asks for
 // its event: those that wait together are one read. They hold no more memory
-// than they would one by one, as each caller waits for its own.
+// than one by one, as each caller waits for its own. Whoever's event is not
+// found so, for whatever reason, asks for it alone.
 func (p *Postgres) Load(ctx context.Context, id int64) (*queue.Event, *queue.Payload, error) {
 	w := &waiting[int64, loaded]{in: id}
 	if _, err := together(ctx, p, p.loads, w, false); err != nil {
 		return nil, nil, fmt.Errorf("payload of event %d: %w", id, err)
 	}
+	if w.out.event == nil {
+		return p.shared.Load(ctx, id)
+	}
 	return w.out.event, w.out.payload, nil
 }
 
-// loadTogether answers a group. What is wrong with one of them is found out by
-// each alone.
 func (p *Postgres) loadTogether(group []*waiting[int64, loaded]) {
 	if len(group) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), p.timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), urgentTry)
 	defer cancel()
 	events, err := p.load(ctx, column(group, func(w *waiting[int64, loaded]) int64 { return w.in }))
-	if err != nil && len(group) > 1 && !errors.Is(classify(err), queue.ErrUnavailable) {
-		for _, w := range group {
-			p.loadTogether([]*waiting[int64, loaded]{w})
-		}
-		return
+	if err != nil {
+		p.log.DebugContext(ctx, "load together, each tries alone", "events", len(group), "error", err.Error())
+		p.distrust(err)
 	}
 	for _, w := range group {
-		w.out = events[w.in]
-		if err == nil && w.out.event == nil {
-			w.done <- queue.ErrNotFound
-			continue
+		if err == nil {
+			w.out = events[w.in]
 		}
-		w.done <- classify(err)
+		w.done <- nil
 	}
 }
 
 const loadQuery = `SELECT p.headers, p.codec, p.body, ` + eventColumns + `
 	FROM webhook_events e JOIN webhook_payloads p ON p.event_id = e.id WHERE e.id = ANY($1::bigint[])`
 
-// load reads again where the connection turned out to be broken.
 func (p *Postgres) load(ctx context.Context, ids []int64) (map[int64]loaded, error) {
-	for try := 1; ; try++ {
-		events := make(map[int64]loaded, len(ids))
-		rows, err := p.pool.Query(ctx, loadQuery, ids)
-		if err == nil {
-			err = eachRow(rows, func(rows pgx.Rows) error {
-				l, err := scanLoaded(rows)
-				events[l.event.ID] = l
-				return err
-			})
-		}
-		if err == nil || !isBroken(err) || isAway(err) || try == maxReads || ctx.Err() != nil {
-			return events, err
-		}
-		p.pool.Reset()
+	rows, err := p.pool.Query(ctx, loadQuery, ids)
+	if err != nil {
+		return nil, err
 	}
+	events := make(map[int64]loaded, len(ids))
+	err = eachRow(rows, func(rows pgx.Rows) error {
+		l, err := scanLoaded(rows)
+		events[l.event.ID] = l
+		return err
+	})
+	return events, err
 }
 
 func scanLoaded(rows pgx.Rows) (loaded, error) {

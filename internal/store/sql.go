@@ -39,7 +39,7 @@ func (a *args) values(casts []string, rows int, row func(i int) []any) string {
 				b.WriteString(a.add(v))
 				continue
 			}
-			fmt.Fprintf(&b, "CAST(%s AS %s)", a.add(v), casts[j]) //nolint:gosec // as many casts as columns
+			fmt.Fprintf(&b, "CAST(%s AS %s)", a.add(v), casts[j])
 		}
 		b.WriteByte(')')
 	}

@@ -2,6 +2,7 @@ package queue_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -21,6 +22,14 @@ type faulty struct {
 	stall   atomic.Pointer[chan struct{}]                 // heartbeats and settles wait for it
 	beats   time.Duration                                 // how long a heartbeat takes
 	load    func() error
+	away    atomic.Int32 // registrations that find no store
+}
+
+func (f *faulty) Register(ctx context.Context, w queue.Worker, earlier queue.Text) error {
+	if f.away.Add(-1) >= 0 {
+		return queue.ErrUnavailable
+	}
+	return f.Store.Register(ctx, w, earlier)
 }
 
 func (f *faulty) Claim(ctx context.Context, p queue.ClaimParams) ([]queue.Job, error) {
@@ -271,6 +280,28 @@ func TestUnreadableEventSpendsNoRetry(t *testing.T) {
 		b.wantStatus(id, queue.StatusCompleted)
 		if got, want := b.endings(id), "[unavailable completed]"; got != want {
 			t.Errorf("got %s, want %s", got, want)
+		}
+	}, route("r", succeeds))
+}
+
+// TestStoreAwayAtTheStart: a worker that is to stay waits, one that runs once
+// tells.
+func TestStoreAwayAtTheStart(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		id := receive(t, b.Queue, "d")
+		f := &faulty{Store: b.store}
+		f.away.Store(1)
+		if err := newQueue(t, f, b.routes...).Work(t.Context(), queue.WorkerOptions{Once: true}); !errors.Is(err, queue.ErrUnavailable) {
+			t.Errorf("once: got %v, want ErrUnavailable", err)
+		}
+		f.away.Store(20)
+		stop := start(t, newQueue(t, f, b.routes...), queue.WorkerOptions{})
+		pass(time.Minute)
+		b.wantStatus(id, queue.StatusPending)
+		pass(time.Minute)
+		b.wantStatus(id, queue.StatusCompleted)
+		if err := stop(); err != nil {
+			t.Error(err)
 		}
 	}, route("r", succeeds))
 }

@@ -107,7 +107,8 @@ type sighting struct {
 // Work claims and runs jobs until ctx ends, then drains: no more claims,
 // running handlers may end within the drain timeout, what is left is stopped
 // and goes back. It returns nil after a drain, ErrSchema or ErrBroken when it
-// can't go on, and an error when it couldn't begin.
+// can't go on, and an error when it couldn't begin: with Once also when the store
+// is unavailable, else that is waited out.
 func (q *Queue) Work(ctx context.Context, o WorkerOptions) error {
 	w := &worker{
 		q: q, o: o.withDefaults(), log: q.log, runs: map[Claim]*run{}, freed: make(chan struct{}, 1),
@@ -126,7 +127,7 @@ func (q *Queue) Work(ctx context.Context, o WorkerOptions) error {
 	w.background, stopBackground = context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
 
-	if err := w.register(ctx); err != nil {
+	if err := w.enrol(ctx); err != nil {
 		return fmt.Errorf("start worker: %w", err)
 	}
 	defer w.kill.Stop()
@@ -156,6 +157,19 @@ func (w *worker) newID() Text {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return Text(fmt.Sprintf("%s:%d:%s", Cut(Printable(w.o.Host), 64), w.o.PID, hex.EncodeToString(b[:])))
+}
+
+// enrol begins the first life. The store was there when it was opened: that it
+// has gone since ends no process that is to stay, as later on it would not.
+func (w *worker) enrol(ctx context.Context) error {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, w.o.Beat) {
+		err := w.register(ctx)
+		if err == nil || w.o.Once || !errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+			return err
+		}
+		w.log.WarnContext(ctx, "start worker, trying again", "error", err.Error())
+		sleep(ctx, wait)
+	}
 }
 
 // register begins a new life; the row of the last one goes.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Proxy stands between a client and the server and breaks what is between them.
@@ -21,6 +22,9 @@ type Proxy struct {
 	refuses bool
 	frozen  map[net.Conn]bool // clients' connections that have gone silent
 	rule    *rule
+	held    chan struct{} // closed when messages pass again; nil while they do
+	latency time.Duration
+	linger  time.Duration
 }
 
 // rule says at which message of a client its connection is cut.
@@ -41,6 +45,8 @@ func NewProxy(t testing.TB, s *Server) *Proxy {
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		_ = ln.Close()
+		p.SlowClose(0)
+		p.Hold(false)
 		p.Cut()
 		p.wg.Wait()
 	})
@@ -94,6 +100,60 @@ func (p *Proxy) pass(to net.Conn, frame []byte) error {
 	return err
 }
 
+// Hold lets nothing pass and breaks nothing, as when packets are lost on the way:
+// neither end hears of it. What was sent meanwhile arrives when it is called with
+// false, as TCP sends it again.
+func (p *Proxy) Hold(hold bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case hold && p.held == nil:
+		p.held = make(chan struct{})
+	case !hold && p.held != nil:
+		close(p.held)
+		p.held = nil
+	}
+}
+
+// Latency delays each request and each answer by as much.
+func (p *Proxy) Latency(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.latency = d
+}
+
+// SlowClose tells the server of a client that has gone after that time.
+func (p *Proxy) SlowClose(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.linger = d
+}
+
+// wait returns when a message may pass.
+func (p *Proxy) wait(kind byte) {
+	p.mu.Lock()
+	held, latency := p.held, p.latency
+	p.mu.Unlock()
+	if latency > 0 && strings.IndexByte("\x00QSZ", kind) >= 0 { // where the other end is waited for
+		<-time.After(latency)
+	}
+	if held != nil {
+		<-held
+	}
+}
+
+// end closes the way to the server, once it is time.
+func (p *Proxy) end(server net.Conn) {
+	p.wait(0)
+	p.mu.Lock()
+	linger := p.linger
+	p.mu.Unlock()
+	if linger > 0 {
+		<-time.After(linger)
+	}
+	_ = server.Close()
+}
+
 // CutBefore cuts a connection instead of passing on the next message that
 // matches; the channel is closed when that was done.
 func (p *Proxy) CutBefore(match func(kind byte, body []byte) bool) <-chan struct{} {
@@ -134,6 +194,9 @@ func (p *Proxy) accept() {
 
 func (p *Proxy) serve(client net.Conn) {
 	defer func() { _ = client.Close() }()
+	if p.refusing() { // the server must not hear of it: it would start a process for each
+		return
+	}
 	server, err := net.Dial("tcp", p.target)
 	if err != nil || !p.track(client, server) {
 		return
@@ -148,6 +211,12 @@ func (p *Proxy) serve(client net.Conn) {
 	}()
 	p.toServer(client, server, answered)
 	<-done
+}
+
+func (p *Proxy) refusing() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refuses
 }
 
 func (p *Proxy) track(conns ...net.Conn) bool {
@@ -179,9 +248,10 @@ func (p *Proxy) toServer(client, server net.Conn, answered chan<- *rule) {
 	for {
 		kind, frame, err := readFrame(client, startup)
 		if err != nil {
-			_ = server.Close()
+			p.end(server)
 			return
 		}
+		p.wait(kind)
 		if r := p.matching(kind, frame); r != nil {
 			if !r.forwarded {
 				_, _ = client.Close(), server.Close()
@@ -215,6 +285,7 @@ func (p *Proxy) toClient(client, server net.Conn, answered <-chan *rule) {
 		if err != nil {
 			return
 		}
+		p.wait(kind)
 		if r == nil {
 			select {
 			case r = <-answered:

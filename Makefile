@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help build run test lint tidy completions bench bench-postgres fuzz cross clean
+.PHONY: help build run test lint tidy completions bench nodes bench-postgres fuzz cross clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ tidy: ## fail if go.mod or go.sum is not tidy
 completions: build ## generate completions/ from the commands
 	for shell in bash:bash zsh:zsh fish:fish powershell:ps1; do \
 		bin/orchestrate completion $${shell%:*} > completions/orchestrate.$${shell#*:} || exit 1; done
+
+NODES_ROUNDS ?= 10
+nodes: ## receivers and workers on one PostgreSQL, with faults; NODES_ROUNDS=n, NODES_SEED=n
+	NODES_ROUNDS=$(NODES_ROUNDS) go test -count=1 -timeout 2h -v -run '^TestNodes$$' ./cmd/orchestrate
 
 bench: ## benchmarks of intake, claim, settle and list
 	go test -run '^$$' -bench . -benchmem ./internal/...

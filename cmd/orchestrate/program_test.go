@@ -205,7 +205,11 @@ type delivery struct {
 
 // post sends a delivery, signed, and returns the status and the receipt.
 func (p *program) post(d delivery) (int, queue.Receipt, error) {
-	req, err := http.NewRequest(http.MethodPost, "http://"+p.listen+"/webhooks/github", bytes.NewReader(d.body))
+	return post(http.DefaultClient, p.listen, d)
+}
+
+func post(client *http.Client, address string, d delivery) (int, queue.Receipt, error) {
+	req, err := http.NewRequest(http.MethodPost, "http://"+address+"/webhooks/github", bytes.NewReader(d.body))
 	if err != nil {
 		return 0, queue.Receipt{}, err
 	}
@@ -216,7 +220,7 @@ func (p *program) post(d delivery) (int, queue.Receipt, error) {
 	req.Header.Set("X-GitHub-Event", d.event)
 	req.Header.Set("X-GitHub-Delivery", d.id)
 	req.Header.Set("X-Hub-Signature-256", webhook.Sign(d.body, []byte(testSecret)))
-	res, err := http.DefaultClient.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
 		return 0, queue.Receipt{}, err
 	}

@@ -24,7 +24,7 @@ import (
 
 // The handler of every node. It holds a lock as long as it or anything that it
 // started lives, so that two at once for one job are found out. The first attempt
-// of a long one ends when it is told to.
+// of a long one ends when it is told to; three of a flaky one fail.
 const nodesHandler = `
 exec 9>>"$OUT/$ORCHESTRATE_DELIVERY_ID.lock"
 flock -n 9 || echo "$ORCHESTRATE_DELIVERY_ID $ORCHESTRATE_ATTEMPT" >>"$OUT/overlaps"
@@ -32,6 +32,10 @@ if test "$ORCHESTRATE_ROUTE $ORCHESTRATE_ATTEMPT" = "long 1"; then
 	echo $$ >"$OUT/$ORCHESTRATE_DELIVERY_ID.new" && mv "$OUT/$ORCHESTRATE_DELIVERY_ID.new" "$OUT/$ORCHESTRATE_DELIVERY_ID.pid"
 	n=0
 	until test -e "$OUT/$ORCHESTRATE_DELIVERY_ID.end" || test $((n += 1)) -gt 600; do sleep 0.2; done
+fi
+if test "$ORCHESTRATE_ROUTE" = flaky; then
+	echo "$ORCHESTRATE_DELIVERY_ID $ORCHESTRATE_ATTEMPT $(date +%s%3N)" >>"$OUT/times"
+	test "$ORCHESTRATE_ATTEMPT" = 4 || exit 1
 fi
 echo "$ORCHESTRATE_IDEMPOTENCY_KEY" >>"$OUT/done"
 `
@@ -47,6 +51,9 @@ routes:
     on: [issues]
     concurrency: 1 # so that each worker gets one
     run: {command: [sh, "%OUT%/handler.sh"], env: {OUT: "%OUT%"}, pass_env: [PATH], timeout: 5m}
+  - name: flaky
+    on: [watch]
+    run: {command: [sh, "%OUT%/handler.sh"], env: {OUT: "%OUT%"}, pass_env: [PATH]}
 `
 
 // node is one process on the way to the one database.
@@ -91,7 +98,8 @@ type cluster struct {
 	turns atomic.Int64 // of the balancer
 }
 
-func newCluster(t *testing.T, seed uint64, build func(*program)) *cluster {
+// newCluster starts the nodes; arrange may change each before that.
+func newCluster(t *testing.T, seed uint64, arrange func(*node)) *cluster {
 	t.Helper()
 	c := &cluster{
 		t: t, server: pgtest.Private(t, pgtest.Durable), out: t.TempDir(), dice: rand.New(rand.NewPCG(seed, 0)),
@@ -105,7 +113,7 @@ func newCluster(t *testing.T, seed uint64, build func(*program)) *cluster {
 	add := func(name string, args ...string) *node {
 		proxy := pgtest.NewProxy(t, c.server)
 		n := &node{newProgramOn(t, proxy.URL(url), strings.ReplaceAll(nodesConfig, "%OUT%", c.out)), name, args, proxy, nil}
-		build(n.program)
+		arrange(n)
 		n.up()
 		return n
 	}
@@ -187,7 +195,7 @@ func (c *cluster) load() (stop func()) {
 			client := &http.Client{Timeout: 10 * time.Second} // as GitHub
 			defer client.CloseIdleConnections()
 			for n := 0; ; n++ {
-				c.deliver(client, fmt.Sprintf("s%d-%d", s, n), "push", dice.IntN(500))
+				c.deliver(client, fmt.Sprintf("work-%d-%d", s, n), "push", dice.IntN(500))
 				select {
 				case <-time.After(250 * time.Millisecond):
 				case <-ending:
@@ -431,10 +439,7 @@ func (c *cluster) checkHandlers() {
 	}
 	again := 0
 	for id := range c.acked {
-		route := "work"
-		if strings.HasPrefix(id, "long-") {
-			route = "long"
-		}
+		route, _, _ := strings.Cut(id, "-")
 		n := ran["github/"+id+"/"+route]
 		if n == 0 {
 			t.Errorf("%s is completed, but its handler never came to its end", id)
@@ -467,7 +472,7 @@ func (c *cluster) stopAll() {
 func TestNodes(t *testing.T) {
 	t.Parallel()
 	rounds, seed := fromEnvironment(t, "NODES_ROUNDS", 1), fromEnvironment(t, "NODES_SEED", 1)
-	c := newCluster(t, uint64(seed), func(*program) {})
+	c := newCluster(t, uint64(seed), func(*node) {})
 	defer c.tell()
 	stop := c.load()
 	for range rounds {

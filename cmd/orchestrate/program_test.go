@@ -34,27 +34,40 @@ type program struct {
 	listen string
 	admin  string
 
-	noConfig bool // no variable names the configuration
+	noConfig bool     // no variable names the configuration
+	env      []string // more variables
 
 	mu     sync.Mutex
 	stderr bytes.Buffer // of every command and every daemon
 }
 
-// builtOnce builds the binary, for all tests of one run.
-var builtOnce = sync.OnceValues(func() (string, error) {
+// builtDir is for the binaries of one run.
+var builtDir = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "orchestrate-built-")
+	atExit = func() { _ = os.RemoveAll(dir) }
+	return dir, err
+})
+
+// builtOnce builds the binary, for all tests of one run; builtSkewed the one whose
+// clock can be set wrong.
+var (
+	builtOnce   = sync.OnceValues(func() (string, error) { return built("orchestrate", "") })
+	builtSkewed = sync.OnceValues(func() (string, error) { return built("skewed", "chaos") })
+)
+
+func built(name, tags string) (string, error) {
+	dir, err := builtDir()
 	if err != nil {
 		return "", err
 	}
-	atExit = func() { _ = os.RemoveAll(dir) }
-	bin := filepath.Join(dir, "orchestrate")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin, ".")
+	bin := filepath.Join(dir, name)
+	build := exec.Command("go", "build", "-buildvcs=false", "-tags", tags, "-o", bin, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
 	}
 	return bin, nil
-})
+}
 
 // newProgram takes the binary and writes its configuration, in which %DIR%
 // stands for the directory. Its database is a file there.
@@ -100,6 +113,7 @@ func freePort(t testing.TB) string {
 func (p *program) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(p.bin, args...)
 	cmd.Env = append(os.Environ(), "ORCHESTRATE_CONFIG="+p.path("config.yaml"), "TEST_SECRET="+testSecret, "HOME="+p.dir)
+	cmd.Env = append(cmd.Env, p.env...)
 	if p.noConfig {
 		cmd.Env = append(cmd.Env, "ORCHESTRATE_CONFIG=")
 	}

@@ -14,12 +14,14 @@ func newMigrateCmd(a *App) *cobra.Command {
 	cmd := newGroup("migrate", "Bring the database's schema up to date",
 		`migrate creates the database where there is none, and applies the steps of the
 schema that it lacks; it is the same as migrate up. serve and process do so by
-themselves when they start. A schema newer than this program is refused.`)
+themselves when they start. A schema newer than this program is refused. To move
+the queue to another database, see migrate copy.`)
 	cmd.Example = `  orchestrate migrate
   orchestrate migrate status
-  orchestrate migrate down --to 1`
+  orchestrate migrate down --to 1
+  orchestrate migrate copy orchestrate.db postgres://orchestrate@db/orchestrate`
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return runMigrateUp(cmd.Context(), a) }
-	cmd.AddCommand(newMigrateUpCmd(a), newMigrateStatusCmd(a), newMigrateDownCmd(a))
+	cmd.AddCommand(newMigrateUpCmd(a), newMigrateStatusCmd(a), newMigrateDownCmd(a), newMigrateCopyCmd(a), newMigrateReopenCmd(a))
 	return cmd
 }
 

@@ -16,6 +16,16 @@ func (c *Config) DatabaseURL() string {
 	return c.Database
 }
 
+// ParseDatabase reads what --database takes: a path, sqlite://PATH or postgres://…
+// It returns what to open, with the password that it may have.
+func ParseDatabase(s string) (string, error) {
+	var c Config
+	if err := setDatabase(&c, s); err != nil {
+		return "", err
+	}
+	return c.DatabaseURL(), nil
+}
+
 // OnServer tells whether the database is one that other machines use, too.
 func (c *Config) OnServer() bool { return c.databaseURL != "" }
 

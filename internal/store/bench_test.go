@@ -166,3 +166,28 @@ func benchList(b *testing.B, open func(*testing.B) queue.Store) {
 		})
 	}
 }
+
+// BenchmarkCopy moves events of 1 KB, each with a job that has completed;
+// 100,000 of them by -benchtime 100000x.
+func BenchmarkCopy(b *testing.B) {
+	engines := map[string]func(testing.TB) string{
+		"sqlite":   engines["sqlite"],
+		"postgres": func(t testing.TB) string { return pgtest.Private(t, pgtest.Durable).Database(t) },
+	}
+	for _, d := range directions {
+		b.Run(d[0]+" to "+d[1], func(b *testing.B) {
+			from, to := engines[d[0]](b), engines[d[1]](b)
+			s := openStore(b, from)
+			fill(b, s, b.N)
+			execIn(b, s, `DELETE FROM workers`)
+			execIn(b, s, `UPDATE webhook_payloads SET body = $1`, benchBody(1<<10))
+			execIn(b, s, `UPDATE webhook_jobs SET status = 'completed', claim_seq = 1, worker_id = 'w', finished_at = 1`)
+			execIn(b, s, `INSERT INTO webhook_attempts (event_id, route, claim_seq, worker_id, outcome, finished_at, output)
+				SELECT event_id, route, 1, 'w', 'completed', 1, webhook_payloads.headers FROM webhook_jobs JOIN webhook_payloads USING (event_id)`)
+			b.ResetTimer()
+			if _, err := Copy(b.Context(), CopyOptions{From: Options{Database: from}, To: Options{Database: to}}); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}

@@ -30,6 +30,8 @@ func classify(err error) error {
 			return meant
 		}
 		return err
+	case e.Code() == sqlite3.SQLITE_CONSTRAINT_TRIGGER: // we have no others
+		return fmt.Errorf("%w: %w; see: orchestrate status", queue.ErrUnavailable, err)
 	case isSyncFailure(e):
 		return fmt.Errorf("%w: %w", queue.ErrBroken, err)
 	}

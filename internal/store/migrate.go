@@ -207,8 +207,24 @@ func checkOurs(ctx context.Context, q querier) error {
 	return nil
 }
 
-// CheckSchema implements queue.Store.
+// CheckSchema implements queue.Store. A database that a copy has closed is
+// ErrUnavailable.
 func (s *shared) CheckSchema(ctx context.Context) error {
+	if err := s.checkVersion(ctx); err != nil {
+		return err
+	}
+	return refuseClosed(ctx, s.reads)
+}
+
+// check is CheckSchema for who opens a database.
+func (s *shared) check(ctx context.Context, o Options) error {
+	if o.copying {
+		return s.checkVersion(ctx)
+	}
+	return s.CheckSchema(ctx)
+}
+
+func (s *shared) checkVersion(ctx context.Context) error {
 	got, err := s.version(ctx, s.reads)
 	if err != nil {
 		return err
@@ -224,10 +240,19 @@ func (d dialect) compareVersion(got int64) error {
 	case got > want:
 		return fmt.Errorf("%w: the database has version %d, this program knows %d; use the newer program", queue.ErrSchema, got, want)
 	case got < want:
-		return fmt.Errorf("%w: the database has version %d, this program needs %d; run: orchestrate migrate", queue.ErrSchema, got, want)
+		return schemaError{got, want}
 	}
 	return nil
 }
+
+// schemaError is ErrSchema of a database that is older than this program.
+type schemaError struct{ got, want int64 }
+
+func (e schemaError) Error() string {
+	return fmt.Sprintf("%s: the database has version %d, this program needs %d; run: orchestrate migrate", queue.ErrSchema, e.got, e.want)
+}
+
+func (e schemaError) Unwrap() error { return queue.ErrSchema }
 
 func (d dialect) refuseNewer(ctx context.Context, q querier) error {
 	got, err := d.version(ctx, q)

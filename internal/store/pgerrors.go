@@ -17,6 +17,7 @@ import (
 const (
 	codeDeadlock      = "40P01"
 	codeSerialization = "40001"
+	codeClosed        = "OR001" // of our own triggers
 )
 
 // isDeadlock: another transaction was in the way, and this one was rolled back.
@@ -74,6 +75,7 @@ var unavailable = []struct{ prefix, next string }{
 	{"25006", "the server is read-only, as a standby is: name the primary, or add target_session_attrs=read-write to the URL"},
 	{"25P0", "see the server's log"},
 	{"40", "other transactions are in the way: try again"},
+	{codeClosed, "see: orchestrate status"},
 	{"XX", "see the server's log"},
 	{"F0", "see the server's log"},
 }

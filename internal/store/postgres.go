@@ -139,7 +139,7 @@ func (p *Postgres) prepare(ctx context.Context, o Options) error {
 	if _, err := postgresUp(ctx, o); err != nil {
 		return err
 	}
-	return p.CheckSchema(ctx)
+	return p.check(ctx, o)
 }
 
 func (p *Postgres) look(ctx context.Context, o Options) error {
@@ -154,7 +154,7 @@ func (p *Postgres) look(ctx context.Context, o Options) error {
 	if off := queue.Now().Sub(p.Now()).Abs(); off > clockWarning {
 		p.log.WarnContext(ctx, "this machine's clock and the server's differ; times are told by the server's", "by", off.Round(time.Second).String())
 	}
-	return p.CheckSchema(ctx)
+	return p.check(ctx, o)
 }
 
 // postgresConfig reads the URL, and with it libpq's variables, service and

@@ -187,8 +187,9 @@ func TestMigrateAtOnce(t *testing.T) {
 			s := openServer(t, url)
 			versions, err := all(t.Context(), s.db, "SELECT version_id FROM orchestrate_schema WHERE version_id > 0 ORDER BY id", nil,
 				func(rows *sql.Rows, v *int64) error { return rows.Scan(v) })
-			if err != nil || fmt.Sprint(versions) != "[1 2]" {
-				t.Errorf("applied: %v, %v; want each step once", versions, err)
+			last, _ := postgresDialect.schemaVersion()
+			if err != nil || int64(len(versions)) != last || len(slices.Compact(versions)) != len(versions) {
+				t.Errorf("applied: %v, %v; want each of %d steps once", versions, err, last)
 			}
 		})
 	}

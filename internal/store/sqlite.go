@@ -75,7 +75,7 @@ func (s *SQLite) begin(ctx context.Context, o Options) error {
 	if err := checkPragmas(ctx, s.pool, o.Timeout, true); err != nil {
 		return err
 	}
-	if err := s.CheckSchema(ctx); err != nil {
+	if err := s.check(ctx, o); err != nil {
 		return err
 	}
 	if !o.Create {

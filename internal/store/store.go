@@ -26,6 +26,8 @@ type Options struct {
 	// server half of it for a row), and for a connection to a server; 0: 10 s.
 	Timeout time.Duration
 	Log     *slog.Logger
+
+	copying bool // opens what a copy has closed
 }
 
 func (o Options) withDefaults() Options {
@@ -78,12 +80,27 @@ type dialect struct {
 	// hasVersions counts that table: a database that was never migrated has none.
 	hasVersions string
 	size        string // bytes on disk
+
+	// closing keeps all others from writing, once those that write have ended;
+	// opening takes it back.
+	closing, opening []string
+	lastID           string // the highest id ever given to an event; 0: none
+	setLastID        []string
 }
 
 var sqliteDialect = dialect{
 	dir: "sqlite", goose: goose.DialectSQLite3, versions: "goose_db_version",
 	hasVersions: "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'goose_db_version'",
 	size:        "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
+	closing: sqliteFence(`CREATE TRIGGER %[1]s_closed_%[2]s BEFORE %[2]s ON %[1]s
+		WHEN EXISTS (SELECT 1 FROM webhook_copies WHERE closed = 1) BEGIN SELECT RAISE(ABORT, 'closed by migrate copy'); END`),
+	opening: sqliteFence(`DROP TRIGGER %[1]s_closed_%[2]s`),
+	lastID:  `SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'webhook_events'), 0)`,
+	setLastID: []string{
+		`DELETE FROM sqlite_sequence WHERE name = 'webhook_events' AND seq < $1`,
+		`INSERT INTO sqlite_sequence (name, seq) SELECT 'webhook_events', $1
+			WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'webhook_events')`,
+	},
 }
 
 // The table has a name of its own where a database may be shared: another
@@ -93,6 +110,12 @@ var postgresDialect = dialect{
 	hasVersions: "SELECT count(*) FROM pg_catalog.pg_class WHERE oid = to_regclass('orchestrate_schema')",
 	size: `SELECT coalesce(sum(pg_total_relation_size(to_regclass(name))), 0)::bigint FROM (VALUES ('webhook_events'),
 		('webhook_payloads'), ('webhook_jobs'), ('webhook_attempts'), ('workers'), ('webhook_commits')) AS t (name)`,
+	closing: postgresFence(`CREATE TRIGGER webhook_closed BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s
+		FOR EACH STATEMENT EXECUTE FUNCTION webhook_closed()`),
+	opening: postgresFence(`DROP TRIGGER webhook_closed ON %s`),
+	lastID:  `SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('webhook_events', 'id')::regclass), 0)`,
+	setLastID: []string{`SELECT setval(s.name, greatest($1, coalesce(pg_sequence_last_value(s.name), 1)))
+		FROM (SELECT pg_get_serial_sequence('webhook_events', 'id')::regclass AS name) s WHERE $1 > 0`},
 }
 
 // shared is what both databases do alike: reads, and operations that a runner

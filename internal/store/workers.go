@@ -88,7 +88,12 @@ func unregister(ctx context.Context, q querier, workerID queue.Text, now queue.T
 
 // Workers implements queue.Store.
 func (s *shared) Workers(ctx context.Context) ([]queue.Worker, error) {
-	workers, err := all(ctx, s.reads, `SELECT id, host, pid, version, routes, slots, started_at, beat, heartbeat_at,
+	workers, err := readWorkers(ctx, s.reads)
+	return workers, classify(err)
+}
+
+func readWorkers(ctx context.Context, q querier) ([]queue.Worker, error) {
+	return all(ctx, q, `SELECT id, host, pid, version, routes, slots, started_at, beat, heartbeat_at,
 			config_hash, reloads, reloads_failed, reload_error
 		FROM workers ORDER BY id`, nil, func(rows *sql.Rows, w *queue.Worker) error {
 		var routes []byte
@@ -99,7 +104,6 @@ func (s *shared) Workers(ctx context.Context) ([]queue.Worker, error) {
 		}
 		return json.Unmarshal(routes, &w.Routes)
 	})
-	return workers, classify(err)
 }
 
 // Rescue implements queue.Store.

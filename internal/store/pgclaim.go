@@ -27,7 +27,14 @@ func (p *Postgres) Claim(ctx context.Context, c queue.ClaimParams) (jobs []queue
 	}
 	o := &op{ctx: ctx, statement: func(ctx context.Context, conn *pgxpool.Conn, mark int64) (err error) {
 		jobs, err = allRows(ctx, conn, claimAtOnce(c.Suspects), args{c.Route, c.DueBy, c.WorkerID, c.Limit, c.Now, mark, int64(from)},
-			func(rows pgx.Rows, j *queue.Job) error { return rows.Scan(jobFields(j)...) })
+			func(rows pgx.Rows, j *queue.Job) error {
+				l, scan := newLoaded()
+				if err := rows.Scan(append(jobFields(j), scan.fields...)...); err != nil {
+					return err
+				}
+				p.ahead.put(l, scan, begin)
+				return nil
+			})
 		return err
 	}, recall: func(ctx context.Context, mark int64) (err error) {
 		jobs, err = all(ctx, p.reads, `SELECT `+jobColumns+` FROM webhook_jobs WHERE route = $2 AND worker_id = $3
@@ -46,16 +53,18 @@ func (p *Postgres) Claim(ctx context.Context, c queue.ClaimParams) (jobs []queue
 
 func byDue(a, b queue.Job) int { return cmp.Compare(a.DueAt, b.DueAt) }
 
-// claimAtOnce is claimQuery with the counters and the mark. A claim is of one
-// route, so that an event occurs once.
+// claimAtOnce is claimQuery with the counters and the mark, and with what its
+// jobs will be asking for. A claim is of one route, so that an event occurs once.
 func claimAtOnce(suspects bool) string {
 	return slots.Replace(`WITH ` + strings.Replace(nextJobs(suspects), "/*and from*/", "AND j.due_at >= $7", 1) + `,
 		c AS (` + claimNext + `),
 		mark AS (INSERT INTO webhook_commits (mark, events) SELECT $6, array_agg(event_id) FROM next HAVING count(*) > 0),
 		d AS (SELECT event_id AS id, - (was = 'pending')::int AS p, 1 AS r, - (was = 'failed')::int AS f, 0 AS x, 0 AS tell,
 			0 AS rc, 0 AS mr, '' AS em, NULL::bigint AS nr, $5::bigint AS at FROM c)/*lock events*/,
-		e AS (` + counterMoves + ` /*locked*/ WHERE webhook_events.id = d.id)
-		SELECT ` + strings.Replace(jobColumns, "match_pending", "match_pending <> 0", 1) + ` FROM c`)
+		e AS (` + counterMoves + ` /*locked*/ WHERE webhook_events.id = d.id RETURNING webhook_events.*)
+		SELECT ` + strings.Replace(qualified("c", jobColumns), "c.match_pending", "c.match_pending <> 0", 1) + `,
+			p.headers, p.codec, CASE WHEN e.body_size <= ` + strconv.Itoa(maxAhead) + ` THEN p.body END, ` + eventColumns + `
+		FROM c JOIN e ON e.id = c.event_id LEFT JOIN webhook_payloads p ON p.event_id = c.event_id`)
 }
 
 // settleAtOnce ends claims, with their attempts and the counters of their

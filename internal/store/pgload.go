@@ -3,6 +3,9 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
+	"sync"
+	"time"
 
 	"orchestrate/internal/queue"
 
@@ -19,11 +22,14 @@ type loaded struct {
 	payload *queue.Payload
 }
 
-// Load implements queue.Store. A batch of jobs starts at once, and each asks for
-// its event: those that wait together are one read. They hold no more memory
+// Load implements queue.Store. The event may have come with the claim. Else, as
+// a batch of jobs starts at once and each asks for its event, those that wait together are one read. They hold no more memory
 // than one by one, as each caller waits for its own. Whoever's event is not
 // found so, for whatever reason, asks for it alone.
 func (p *Postgres) Load(ctx context.Context, id int64) (*queue.Event, *queue.Payload, error) {
+	if l, found := p.ahead.take(id, queue.Clock()); found {
+		return l.event, l.payload, nil
+	}
 	w := &waiting[int64, loaded]{in: id}
 	if _, err := together(ctx, p, p.loads, w, false); err != nil {
 		return nil, nil, fmt.Errorf("payload of event %d: %w", id, err)
@@ -71,13 +77,65 @@ func (p *Postgres) load(ctx context.Context, ids []int64) (map[int64]loaded, err
 }
 
 func scanLoaded(rows pgx.Rows) (loaded, error) {
-	var headers []byte
-	var codec int
-	l := loaded{&queue.Event{}, &queue.Payload{}}
-	if err := rows.Scan(append([]any{&headers, &codec, &l.payload.Body}, eventFields(l.event)...)...); err != nil {
+	l, scan := newLoaded()
+	if err := rows.Scan(scan.fields...); err != nil {
 		return l, err
 	}
-	return l, decodePayload(l.payload, codec, headers)
+	return l, scan.decode(l)
+}
+
+// loadScan reads the columns of loadQuery.
+type loadScan struct {
+	headers []byte
+	codec   *int
+	fields  []any
+}
+
+func newLoaded() (loaded, *loadScan) {
+	l, s := loaded{&queue.Event{}, &queue.Payload{}}, &loadScan{}
+	s.fields = append([]any{&s.headers, &s.codec, &l.payload.Body}, eventFields(l.event)...)
+	return l, s
+}
+
+func (s *loadScan) decode(l loaded) error { return decodePayload(l.payload, *s.codec, s.headers) }
+
+const (
+	// maxAhead is up to which size, in bytes, a body comes with the claim of its
+	// job: a batch of large ones would keep the claim's answer for too long.
+	maxAhead = 64 << 10
+	// aheadFor is how long what came with a claim is kept for its job, which
+	// starts at once, if it does.
+	aheadFor = 5 * time.Second
+)
+
+// ahead are the events that came with claims, until they are asked for.
+type ahead struct {
+	mu     sync.Mutex
+	events map[int64]arrived
+}
+
+type arrived struct {
+	loaded
+	at time.Time
+}
+
+// put keeps what was scanned, unless the payload is gone or large.
+func (a *ahead) put(l loaded, s *loadScan, now time.Time) {
+	if s.codec == nil || l.payload.Body == nil || s.decode(l) != nil { // whoever asks for it is told what is wrong
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	maps.DeleteFunc(a.events, func(_ int64, e arrived) bool { return now.Sub(e.at) > aheadFor })
+	a.events[l.event.ID] = arrived{l, now}
+}
+
+func (a *ahead) take(id int64, now time.Time) (loaded, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e, found := a.events[id]
+	delete(a.events, id)
+	return e.loaded, found && now.Sub(e.at) <= aheadFor
 }
 
 // eachRow is each for the driver's own rows.

@@ -37,6 +37,7 @@ type Postgres struct {
 	loads    chan *waiting[int64, loaded]
 	doubtful *doubtful
 	floors   floors
+	ahead    ahead
 	notices  chan struct{}
 	server   serverClock
 
@@ -118,6 +119,7 @@ func openPostgres(ctx context.Context, o Options) (p *Postgres, err error) {
 		settles:  make(chan *waiting[settling, bool], maxWaiting),
 		loads:    make(chan *waiting[int64, loaded], maxWaiting),
 		floors:   floors{at: map[string]floor{}},
+		ahead:    ahead{events: map[int64]arrived{}},
 		doubtful: &doubtful{claims: map[queue.Claim]bool{}},
 		notices:  make(chan struct{}, 1),
 		stop:     make(chan struct{}), stopped: make(chan struct{}), broken: make(chan struct{}),

@@ -425,3 +425,38 @@ func TestBodiesShrink(t *testing.T) {
 		t.Error("it was not read back as it was")
 	}
 }
+
+// TestEventComesWithItsClaim: of one that is not large, once. Later it is read.
+func TestEventComesWithItsClaim(t *testing.T) {
+	t.Parallel()
+	p := openServer(t, "")
+	must(t, p.Register(t.Context(), queue.Worker{ID: "w", StartedAt: 1}, ""))
+	want := map[int64]error{} // when the payload is gone after the claim
+	for _, size := range []int{2, maxAhead, maxAhead + 1} {
+		body := make([]byte, size)
+		in := benchInsertion(fmt.Sprint(size), body)
+		r := must1(p.Insert(t.Context(), in))
+		want[r.EventID] = nil
+		if size > maxAhead {
+			want[r.EventID] = queue.ErrNotFound
+		}
+	}
+	now := p.Now()
+	jobs := must1(p.Claim(t.Context(), queue.ClaimParams{Route: "a", Now: now, DueBy: now, Limit: 10, WorkerID: "w"}))
+	if len(jobs) != len(want) {
+		t.Fatalf("%d jobs were claimed, want %d", len(jobs), len(want))
+	}
+	must1(p.db.ExecContext(t.Context(), "DELETE FROM webhook_payloads"))
+	for _, j := range jobs {
+		e, payload, err := p.Load(t.Context(), j.EventID)
+		if !errors.Is(err, want[j.EventID]) {
+			t.Errorf("event %d: got %v, want %v", j.EventID, err, want[j.EventID])
+		}
+		if err == nil && (e.Status != queue.StatusProcessing || int64(len(payload.Body)) != e.BodySize || payload.Headers["Content-Type"] == "") {
+			t.Errorf("event %d: got %+v with %d bytes, want it as it was after the claim", j.EventID, e, len(payload.Body))
+		}
+		if _, _, err := p.Load(t.Context(), j.EventID); !errors.Is(err, queue.ErrNotFound) {
+			t.Errorf("event %d, again: got %v, want what is stored", j.EventID, err)
+		}
+	}
+}

@@ -13,10 +13,12 @@ import (
 )
 
 // returning qualifies columns for a RETURNING clause.
-func returning(columns string) string {
+func returning(columns string) string { return qualified("webhook_jobs", columns) }
+
+func qualified(table, columns string) string {
 	names := strings.Split(columns, ",")
 	for i := range names {
-		names[i] = "webhook_jobs." + strings.TrimSpace(names[i])
+		names[i] = table + "." + strings.TrimSpace(names[i])
 	}
 	return strings.Join(names, ", ")
 }

@@ -54,14 +54,22 @@ func (r *report) find(name, contender string) *figure {
 
 // compare divides one contender's figure by the others', in each round by the
 // largest of those; without others it is the figure itself.
-func (r *report) compare(name, goal, figure, one string, others ...string) {
-	values := make([]float64, len(r.find(figure, one).Values))
-	for i, v := range r.find(figure, one).Values {
-		var best float64
+func (r *report) compare(name, goal, what, one string, others ...string) {
+	figures := make([]*figure, len(others))
+	for i, other := range others {
+		figures[i] = r.find(what, other)
+	}
+	r.compareFigures(name, goal, r.find(what, one), figures...)
+}
+
+func (r *report) compareFigures(name, goal string, one *figure, others ...*figure) {
+	values := make([]float64, len(one.Values))
+	for i, v := range one.Values {
+		var largest float64
 		for _, other := range others {
-			best = max(best, r.find(figure, other).Values[i])
+			largest = max(largest, other.Values[i])
 		}
-		values[i] = v / cmp.Or(best, 1)
+		values[i] = v / cmp.Or(largest, 1)
 	}
 	r.Ratios = append(r.Ratios, ratio{name, goal, values})
 }

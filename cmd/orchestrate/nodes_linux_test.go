@@ -61,8 +61,22 @@ type node struct {
 	*program
 	name   string
 	args   []string
-	proxy  *pgtest.Proxy
+	way    way
 	daemon *daemon
+}
+
+// way leads from a node to the others, and can be made worse.
+type way interface {
+	// Refuse breaks it at once; with false it is there again.
+	Refuse(refuse bool)
+	// Hold loses all that is sent, and tells nobody.
+	Hold(hold bool)
+	// Cut breaks the connections that there are.
+	Cut()
+	// Latency delays each message.
+	Latency(d time.Duration)
+	// SlowClose tells the other end late that this one has gone.
+	SlowClose(d time.Duration)
 }
 
 func (n *node) up() { n.daemon = n.start(n.args...) }
@@ -99,10 +113,10 @@ type cluster struct {
 }
 
 // newCluster starts the nodes; arrange may change each before that.
-func newCluster(t *testing.T, seed uint64, arrange func(*node)) *cluster {
+func newCluster(t *testing.T, server *pgtest.Server, seed uint64, arrange func(n *node, database string)) *cluster {
 	t.Helper()
 	c := &cluster{
-		t: t, server: pgtest.Private(t, pgtest.Durable), out: t.TempDir(), dice: rand.New(rand.NewPCG(seed, 0)),
+		t: t, server: server, out: t.TempDir(), dice: rand.New(rand.NewPCG(seed, 0)),
 		acked: map[string]string{}, ids: ledger{acked: map[string]int64{}},
 	}
 	url := c.server.Database(t)
@@ -113,7 +127,7 @@ func newCluster(t *testing.T, seed uint64, arrange func(*node)) *cluster {
 	add := func(name string, args ...string) *node {
 		proxy := pgtest.NewProxy(t, c.server)
 		n := &node{newProgramOn(t, proxy.URL(url), strings.ReplaceAll(nodesConfig, "%OUT%", c.out)), name, args, proxy, nil}
-		arrange(n)
+		arrange(n, c.db)
 		n.up()
 		return n
 	}
@@ -268,8 +282,8 @@ func (c *cluster) round() {
 	long[third] = c.hold(third)[third]
 
 	begun, before := queue.Clock(), c.completed()
-	cut.proxy.Refuse(true)
-	silent.proxy.Hold(true)
+	cut.way.Refuse(true)
+	silent.way.Hold(true)
 	var receivers sync.WaitGroup
 	receivers.Go(c.receiverFaults())
 	third.eventually("the queue goes on", func() bool { return c.completed() >= before+20 })
@@ -288,11 +302,11 @@ func (c *cluster) round() {
 		w.eventually("the job of "+w.name+" is taken over", func() bool { return c.takenOver(long[w]) })
 	}
 	t.Logf("taken over after %s", queue.Clock().Sub(begun).Round(100*time.Millisecond))
-	cut.proxy.Refuse(false)
+	cut.way.Refuse(false)
 	if c.dice.IntN(2) == 0 {
-		silent.proxy.Cut() // else what was sent arrives now
+		silent.way.Cut() // else what was sent arrives now
 	}
-	silent.proxy.Hold(false)
+	silent.way.Hold(false)
 	third.eventually("the job of "+third.name+" is taken over", func() bool { return c.takenOver(long[third]) })
 	stale := third.said("stale")
 	third.signal(syscall.SIGCONT)
@@ -322,12 +336,12 @@ func (c *cluster) end(id string) { writeFile(c.t, filepath.Join(c.out, id+".end"
 // faultsOfLinks makes the ways of some nodes slow, and slow to close.
 func (c *cluster) faultsOfLinks(third *node) {
 	for _, n := range c.all() {
-		n.proxy.Latency(0)
-		n.proxy.SlowClose(0)
+		n.way.Latency(0)
+		n.way.SlowClose(0)
 	}
-	third.proxy.Latency(time.Duration(1+c.dice.IntN(10)) * time.Millisecond)
-	third.proxy.SlowClose(time.Duration(1+c.dice.IntN(3)) * time.Second) // when it is killed, its transactions stay for as long
-	c.receivers[c.dice.IntN(2)].proxy.Latency(time.Duration(1+c.dice.IntN(5)) * time.Millisecond)
+	third.way.Latency(time.Duration(1+c.dice.IntN(10)) * time.Millisecond)
+	third.way.SlowClose(time.Duration(1+c.dice.IntN(3)) * time.Second) // when it is killed, its transactions stay for as long
+	c.receivers[c.dice.IntN(2)].way.Latency(time.Duration(1+c.dice.IntN(5)) * time.Millisecond)
 }
 
 // receiverFaults decides now what befalls the receivers, one after the other.
@@ -349,15 +363,15 @@ func (c *cluster) receiverFaults() (run func()) {
 				f.r.up()
 				f.r.eventually("it is ready", f.r.ready) // with its database away it would end, for its supervisor to start it again
 			case 1:
-				f.r.proxy.Refuse(true)
+				f.r.way.Refuse(true)
 				<-time.After(f.lasting)
-				f.r.proxy.Refuse(false)
+				f.r.way.Refuse(false)
 			case 2:
-				f.r.proxy.Hold(true)
+				f.r.way.Hold(true)
 				<-time.After(f.lasting)
-				f.r.proxy.Hold(false)
+				f.r.way.Hold(false)
 			case 3:
-				f.r.proxy.Cut()
+				f.r.way.Cut()
 			}
 			<-time.After(f.lasting / 2)
 		}
@@ -471,11 +485,18 @@ func (c *cluster) stopAll() {
 // NODES_SEED choose more, and others.
 func TestNodes(t *testing.T) {
 	t.Parallel()
-	rounds, seed := fromEnvironment(t, "NODES_ROUNDS", 1), fromEnvironment(t, "NODES_SEED", 1)
-	c := newCluster(t, uint64(seed), func(*node) {})
+	newCluster(t, pgtest.Private(t, pgtest.Durable), seed(t), func(*node, string) {}).suffer()
+}
+
+func seed(t *testing.T) uint64 { return uint64(fromEnvironment(t, "NODES_SEED", 1)) }
+
+// suffer runs the rounds under load.
+func (c *cluster) suffer() {
+	t := c.t
+	t.Helper()
 	defer c.tell()
 	stop := c.load()
-	for range rounds {
+	for range fromEnvironment(t, "NODES_ROUNDS", 1) {
 		if c.round(); t.Failed() {
 			break
 		}

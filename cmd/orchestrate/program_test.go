@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,6 +37,7 @@ type program struct {
 
 	noConfig bool     // no variable names the configuration
 	env      []string // more variables
+	within   []string // a command that starts it, if not empty
 
 	mu     sync.Mutex
 	stderr bytes.Buffer // of every command and every daemon
@@ -111,7 +113,8 @@ func freePort(t testing.TB) string {
 }
 
 func (p *program) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(p.bin, args...)
+	whole := slices.Concat(p.within, []string{p.bin}, args)
+	cmd := exec.Command(whole[0], whole[1:]...)
 	cmd.Env = append(os.Environ(), "ORCHESTRATE_CONFIG="+p.path("config.yaml"), "TEST_SECRET="+testSecret, "HOME="+p.dir)
 	cmd.Env = append(cmd.Env, p.env...)
 	if p.noConfig {

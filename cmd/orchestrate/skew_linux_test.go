@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"orchestrate/internal/queue"
+	"orchestrate/internal/store/pgtest"
 )
 
 // TestSkewedClocks: an hour of difference between the clocks of nodes loses no
@@ -26,7 +27,7 @@ func TestSkewedClocks(t *testing.T) {
 	}
 	skews := map[string]string{"receiver 0": "1h", "receiver 1": "-1h", "worker 0": "1h", "worker 1": "-1h"}
 	begun := queue.Now()
-	c := newCluster(t, 1, func(n *node) {
+	c := newCluster(t, pgtest.Private(t, pgtest.Durable), 1, func(n *node, _ string) {
 		n.bin = bin
 		n.env = []string{"ORCHESTRATE_CHAOS_SKEW=" + skews[n.name]}
 	})

@@ -153,7 +153,7 @@ func Start(settings Settings) (s *Server, err error) {
 }
 
 // access: the superuser comes in without a password, everybody else with theirs.
-var access = []string{"host all postgres 127.0.0.1/32 trust", "host all all 127.0.0.1/32 scram-sha-256"}
+var access = []string{"host all postgres 127.0.0.1/32 trust", "host all all 0.0.0.0/0 scram-sha-256"}
 
 // rewrite changes a file that initdb made; it stays its owner's.
 func (s *Server) rewrite(name string, how int, lines []string) error {

@@ -16,6 +16,6 @@
 // On PostgreSQL each operation is a transaction of its own, run again after a
 // deadlock or a lost connection. Where the answer to a commit was lost, a mark
 // that was committed with it tells what became of it. New deliveries that wait
-// together are one statement, and so are settles: the server's syncs are what is
-// dear there, too.
+// together are one statement, and so are settles; a claim is one, and brings what
+// its jobs ask for next. Round trips and the server's syncs are what is dear there.
 package store

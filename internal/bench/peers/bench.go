@@ -37,7 +37,7 @@ func newBench(ctx context.Context, s sizes) (b *bench, err error) {
 	if b.dir, err = os.MkdirTemp("", "peers-"); err != nil {
 		return nil, err
 	}
-	if b.server, err = pgtest.Start(pgtest.Durable); err != nil {
+	if b.server, err = pgtest.Start(s.settings); err != nil {
 		return nil, err
 	}
 	b.admin, err = pgx.Connect(ctx, b.server.URL("postgres"))

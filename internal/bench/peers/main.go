@@ -18,6 +18,8 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+
+	"orchestrate/internal/store/pgtest"
 )
 
 // sizes are how much is measured.
@@ -35,14 +37,17 @@ type sizes struct {
 	claims   int // timed in a run
 	churn    int // jobs claimed and settled under an old snapshot
 	sections string
+	settings pgtest.Settings
 }
 
 var full = sizes{
 	rounds: 5, senders: 64, slots: 100, body: 10 << 10, events: 5000, jobs: 5000, starts: 300, perSec: 50,
 	few: 10_000, many: 2_000_000, claims: 100, churn: 50_000, sections: "store,work,start,claim",
+	settings: pgtest.Durable,
 }
 
-// short shows that everything runs; its figures mean nothing.
+// short shows that everything runs, on a server that syncs nothing; its figures
+// mean nothing.
 var short = sizes{
 	rounds: 1, senders: 8, slots: 10, body: 1 << 10, events: 100, jobs: 100, starts: 10, perSec: 50,
 	few: 100, many: 1000, claims: 5, churn: 200, sections: full.sections,

@@ -183,7 +183,9 @@ func TestConnectionRefusals(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			env := append([]string{"ORCHESTRATE_DATABASE=" + test.database}, test.env...)
+			env := append([]string{
+				"ORCHESTRATE_DATABASE=" + test.database, "ORCHESTRATE_LISTEN=127.0.0.1:0", "ORCHESTRATE_ADMIN_LISTEN=127.0.0.1:0",
+			}, test.env...)
 			for _, args := range [][]string{
 				{"process", "--once"}, {"process", "--once", "--log-format", "json", "--log-level", "debug"}, {"serve", "-o", "json"}, {"migrate"}, {"status"},
 			} {

@@ -123,6 +123,8 @@ type Due struct {
 	Route   string
 	Due     Time // 0: none
 	Suspect Time // 0: none
+	// Partly: not all was searched. Due may be when to ask again.
+	Partly bool
 }
 
 // ClaimParams says which jobs to claim, for whom.

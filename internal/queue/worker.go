@@ -324,7 +324,7 @@ func (w *worker) claimAll(ctx context.Context) (wait time.Duration, idle bool, e
 		if err != nil {
 			return 0, false, err
 		}
-		now, claimed := w.q.Now(), 0
+		now, claimed, partly := w.q.Now(), 0, false
 		for i := range w.routes {
 			r := w.routes[(w.turn+i)%len(w.routes)]
 			at := slices.IndexFunc(due, func(d Due) bool { return d.Route == r.Name })
@@ -336,13 +336,14 @@ func (w *worker) claimAll(ctx context.Context) (wait time.Duration, idle bool, e
 				return 0, false, err
 			}
 			claimed += n
+			partly = partly || due[at].Partly
 			if next != 0 {
 				wait = min(wait, max(next.Sub(now), 0))
 			}
 		}
 		w.turn++
 		if claimed == 0 {
-			return wait, running == 0, nil
+			return wait, running == 0 && !partly, nil
 		}
 	}
 }

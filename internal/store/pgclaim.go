@@ -26,7 +26,7 @@ func (p *Postgres) Claim(ctx context.Context, c queue.ClaimParams) (jobs []queue
 		from, _ = p.floors.from(c.Route, begin)
 	}
 	o := &op{ctx: ctx, statement: func(ctx context.Context, conn *pgxpool.Conn, mark int64) (err error) {
-		jobs, err = allRows(ctx, conn, claimAtOnce(c.Suspects), args{c.Route, c.DueBy, c.WorkerID, c.Limit, c.Now, mark, int64(from)},
+		jobs, err = allRows(ctx, conn, claimAtOnce[c.Suspects], args{c.Route, c.DueBy, c.WorkerID, c.Limit, c.Now, mark, int64(from)},
 			func(rows pgx.Rows, j *queue.Job) error {
 				l, scan := newLoaded()
 				if err := rows.Scan(append(jobFields(j), scan.fields...)...); err != nil {
@@ -55,7 +55,9 @@ func byDue(a, b queue.Job) int { return cmp.Compare(a.DueAt, b.DueAt) }
 
 // claimAtOnce is claimQuery with the counters and the mark, and with what its
 // jobs will be asking for. A claim is of one route, so that an event occurs once.
-func claimAtOnce(suspects bool) string {
+var claimAtOnce = map[bool]string{false: atOnceClaim(false), true: atOnceClaim(true)}
+
+func atOnceClaim(suspects bool) string {
 	return slots.Replace(`WITH ` + strings.Replace(nextJobs(suspects), "/*and from*/", "AND j.due_at >= $7", 1) + `,
 		c AS (` + claimNext + `),
 		mark AS (INSERT INTO webhook_commits (mark, events) SELECT $6, array_agg(event_id) FROM next HAVING count(*) > 0),
@@ -70,21 +72,22 @@ func claimAtOnce(suspects bool) string {
 // settleAtOnce ends claims, with their attempts and the counters of their
 // events. The arrays are columns of a CTE so that the planner, which would
 // count those of a parameter, makes one plan for groups of any size; beside them
-// stands how long this statement waits for a lock. What is told of an event is
+// stands how long this statement waits for a lock. The rows are made of them
+// before any is locked: a row that is to be locked would carry the arrays along,
+// each of them whole. What is told of an event is
 // what its worst job says, and of those the last.
 var settleAtOnce = slots.Replace(`WITH given AS MATERIALIZED (SELECT set_config('lock_timeout',
 				'` + strconv.FormatInt(settleLock.Milliseconds(), 10) + `', true), $1::bigint[] AS a, $2::text[] AS b, $3::bigint[] AS c,
 			$4::text[] AS d, $5::text[] AS e, $6::integer[] AS f, $7::text[] AS g, $8::bigint[] AS h, $9::integer[] AS i,
 			$10::bigint[] AS j, $11::smallint[] AS k, $12::bigint[] AS l, $13::text[] AS m, $14::bigint[] AS n,
 			$15::bigint[] AS o, $16::bytea[] AS p, $17::text[] AS q, $18::text[] AS r, $19::text[] AS s),
-		next AS MATERIALIZED (
-			SELECT s.*, j.max_retries, j.started_at
-			FROM given, unnest(given.a, given.b, given.c, given.d, given.e, given.f, given.g, given.h, given.i, given.j, given.k,
+		s AS MATERIALIZED (SELECT s.* FROM given, unnest(given.a, given.b, given.c, given.d, given.e, given.f, given.g, given.h, given.i, given.j, given.k,
 				given.l, given.m, given.n, given.o, given.p, given.q, given.r, given.s) WITH ORDINALITY
 				AS s (event_id, route, claim_seq, worker_id, status, retry_count, error_message, due_at, crash_count,
 					unavailable_since, match_pending, finished_at, outcome, exit_code, http_status, output, version,
-					config_hash, told, place)
-				JOIN webhook_jobs j ON j.event_id = s.event_id AND j.route = s.route
+					config_hash, told, place)),
+		next AS MATERIALIZED (
+			SELECT s.*, j.max_retries, j.started_at FROM s JOIN webhook_jobs j ON j.event_id = s.event_id AND j.route = s.route
 			WHERE j.claim_seq = s.claim_seq AND j.worker_id = s.worker_id AND j.status = 'processing'
 			ORDER BY s.event_id, s.route /*lock jobs*/),
 		j AS (` + settleNext + `),
@@ -96,7 +99,9 @@ var settleAtOnce = slots.Replace(`WITH given AS MATERIALIZED (SELECT set_config(
 		d AS (SELECT DISTINCT ON (event_id) event_id AS id, tell, retry_count AS rc, max_retries AS mr, told AS em,
 				count(*) FILTER (WHERE status = 'pending') OVER w AS p, - count(*) OVER w AS r,
 				count(*) FILTER (WHERE status = 'failed') OVER w AS f, count(*) FILTER (WHERE status = 'dead_letter') OVER w AS x,
-				max(due_at) FILTER (WHERE status = 'failed') OVER w AS nr, max(finished_at) OVER w AS at
+				CASE WHEN bool_or(status = 'failed') OVER w THEN
+					first_value(due_at) OVER (PARTITION BY event_id ORDER BY status = 'failed' DESC, place DESC) END AS nr,
+				max(finished_at) OVER w AS at
 			FROM t WINDOW w AS (PARTITION BY event_id) ORDER BY event_id, tell DESC, place DESC)/*lock events*/,
 		e AS (` + counterMoves + ` /*locked*/ WHERE webhook_events.id = d.id)
 	SELECT event_id, route FROM next`)

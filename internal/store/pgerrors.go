@@ -26,6 +26,14 @@ func isDeadlock(err error) bool {
 	return errors.As(err, &e) && (e.Code == codeDeadlock || e.Code == codeSerialization)
 }
 
+// isCheck: a counter would have gone below 0. A statement checks an event as its
+// snapshot has it, before it sees that another transaction has moved on both the
+// event and the job that it looked at; run again it sees both.
+func isCheck(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && e.Code == "23514"
+}
+
 // isLocked: another session holds a row.
 func isLocked(err error) bool {
 	var e *pgconn.PgError

@@ -16,6 +16,10 @@ import (
 // body does not keep all others waiting.
 const loaders = 2
 
+// maxLoaded is how many are read at once: each may be large, and the small ones
+// came with their claims.
+const maxLoaded = 16
+
 // loaded is an event with its payload.
 type loaded struct {
 	event   *queue.Event
@@ -23,14 +27,15 @@ type loaded struct {
 }
 
 // Load implements queue.Store. The event may have come with the claim. Else, as
-// a batch of jobs starts at once and each asks for its event, those that wait together are one read. They hold no more memory
-// than one by one, as each caller waits for its own. Whoever's event is not
-// found so, for whatever reason, asks for it alone.
+// a batch of jobs starts at once and each asks for its event, those that wait
+// together are one read. They hold no more memory than one by one, as each
+// caller waits for its own. Whoever's event is not found so, for whatever
+// reason, asks for it alone.
 func (p *Postgres) Load(ctx context.Context, id int64) (*queue.Event, *queue.Payload, error) {
 	if l, found := p.ahead.take(id, queue.Clock()); found {
 		return l.event, l.payload, nil
 	}
-	w := &waiting[int64, loaded]{in: id}
+	w := &waiting[int64, loaded]{in: id, size: maxGroupBytes / maxLoaded}
 	if _, err := together(ctx, p, p.loads, w, false); err != nil {
 		return nil, nil, fmt.Errorf("payload of event %d: %w", id, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"strconv"
 	"strings"
@@ -216,10 +217,16 @@ func sessionOf(c *pgx.ConnConfig, lockTimeout time.Duration) session {
 	if _, given := c.RuntimeParams["application_name"]; !given {
 		c.RuntimeParams["application_name"] = "orchestrate"
 	}
-	for name, value := range s.want {
-		if s.pooled {
+	if s.pooled {
+		for name, value := range s.want {
 			s.begin += "; SET LOCAL " + name + " = " + value
-		} else {
+		}
+		return s
+	}
+	s.want["default_transaction_isolation"] = "read committed" // of statements without a BEGIN
+	maps.Copy(c.RuntimeParams, s.want)
+	for name, value := range map[string]string{"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"} {
+		if _, given := c.RuntimeParams[name]; !given { // so that the server, too, gives up a client that went silent
 			c.RuntimeParams[name] = value
 		}
 	}
@@ -268,7 +275,7 @@ func shownURL(database string) string {
 // serverSettings are read back: what was asked for, and what the promises rest on.
 const serverSettings = `SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('synchronous_commit',
 	'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'fsync', 'full_page_writes',
-	'server_version_num', 'server_version', 'server_encoding', 'transaction_read_only', 'in_hot_standby')`
+	'default_transaction_isolation', 'server_version_num', 'server_version', 'server_encoding', 'transaction_read_only', 'in_hot_standby')`
 
 // checkServer refuses a server that can't hold what is promised. That it runs
 // without fsync is its owner's word, given for the whole server, as for tests:

@@ -50,7 +50,7 @@ func TestServerQueryPlans(t *testing.T) {
 	}{
 		{"claim", claimQuery(false), args{"a", 1, "w", 1, 1}, []string{"Index Scan using webhook_jobs_due", "LockRows", jobKey}},
 		{"claim suspects", claimQuery(true), args{"a", 1, "w", 1, 1}, []string{"webhook_jobs_suspect", jobKey}},
-		{"claim at once", claimAtOnce(false), args{"a", 1, "w", 1, 1, 1, 0}, []string{"Index Scan using webhook_jobs_due", "LockRows", jobKey, eventKey}},
+		{"claim at once", atOnceClaim(false), args{"a", 1, "w", 1, 1, 1, 0}, []string{"Index Scan using webhook_jobs_due", "LockRows", jobKey, eventKey}},
 		{"settle at once", settleAtOnce, settleColumns(make([]settling, 10)), []string{"LockRows", jobKey, eventKey}},
 		{"load", loadQuery, args{[]int64{1, 2}}, []string{eventKey, "webhook_payloads_pkey"}},
 		{"due", due, dueArgs, []string{"webhook_jobs_due", "webhook_jobs_suspect"}},

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +14,7 @@ import (
 
 	"orchestrate/internal/queue"
 	"orchestrate/internal/store/pgtest"
+	"orchestrate/internal/store/storetest"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -267,5 +269,90 @@ func TestFiguresOfAPlainRole(t *testing.T) {
 	}
 	if f := must1(super.Figures(t.Context())); f.Restricted {
 		t.Error("the superuser is said to be restricted")
+	}
+}
+
+// waitsForLock returns once some session of the database waits for a lock.
+func waitsForLock(t *testing.T, p *Postgres) {
+	t.Helper()
+	for must1(one[int64](t.Context(), p.reads, `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND wait_event_type = 'Lock'`)) == 0 {
+		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// TestClaimMeetsAChange: the state of a job changes while its claim waits.
+func TestClaimMeetsAChange(t *testing.T) {
+	t.Parallel()
+	url := migrated(t)
+	p := openServer(t, url)
+	w := newWorld(t, p)
+	holder := must1(pgx.Connect(t.Context(), url))
+	defer func() { _ = holder.Close(t.Context()) }()
+	event := must1(one[int64](t.Context(), p.reads, "SELECT event_id FROM webhook_jobs WHERE route = 'wait'"))
+	for _, s := range []string{
+		"BEGIN", "SELECT 1 FROM workers WHERE id = 'w' FOR UPDATE",
+		fmt.Sprintf("UPDATE webhook_jobs SET status = 'failed' WHERE event_id = %d AND route = 'wait'", event),
+		fmt.Sprintf("UPDATE webhook_events SET n_pending = n_pending - 1, n_failed = n_failed + 1 WHERE id = %d", event),
+	} {
+		_, err := holder.Exec(t.Context(), s)
+		must(t, err)
+	}
+	claimed := make(chan int, 1)
+	go func() { claimed <- len(claimOf(t, p, w, "wait")) }()
+	waitsForLock(t, p)
+	_, err := holder.Exec(t.Context(), "COMMIT")
+	must(t, err)
+	if n := <-claimed; n != 1 {
+		t.Errorf("claimed %d jobs, want 1", n)
+	}
+	must(t, storetest.Counters(t.Context(), p, event))
+}
+
+func claimOf(t *testing.T, p *Postgres, w world, route string) []queue.Job {
+	jobs, err := p.Claim(t.Context(), queue.ClaimParams{Route: route, Now: w.now, DueBy: w.now, Limit: 1, WorkerID: "w"})
+	if err != nil {
+		t.Error(err)
+	}
+	return jobs
+}
+
+// TestClaimThatTakesTooLong: what became of a claim that was given up is asked,
+// and it is made again.
+func TestClaimThatTakesTooLong(t *testing.T) {
+	t.Parallel()
+	url := migrated(t)
+	p := openServer(t, url)
+	w := newWorld(t, p)
+	p.try = 200 * time.Millisecond
+	release := hold(t, url, "SELECT 1 FROM workers WHERE id = 'w' FOR UPDATE")
+	claimed := make(chan []queue.Job, 1)
+	go func() { claimed <- claimOf(t, p, w, "wait") }()
+	waitsForLock(t, p)
+	select {
+	case jobs := <-claimed:
+		t.Errorf("claimed %v while the worker's row was locked", jobs)
+	case <-time.After(p.try + commitGrace + time.Second):
+	}
+	release()
+	if jobs := <-claimed; len(jobs) != 1 {
+		t.Errorf("claimed %d jobs, want 1", len(jobs))
+	}
+}
+
+// TestSettlesCarryNoArrays: a row that is to be locked carries along what it was
+// joined from, which must not be the arrays of the whole group.
+func TestSettlesCarryNoArrays(t *testing.T) {
+	t.Parallel()
+	p := openServer(t, "")
+	verbose := must1(all(t.Context(), p.reads, "EXPLAIN (VERBOSE) "+settleAtOnce, settleColumns(make([]settling, 10)),
+		func(rows *sql.Rows, line *string) error { return rows.Scan(line) }))
+	_, next, found := strings.Cut(strings.Join(verbose, "\n"), "CTE next")
+	if !found {
+		t.Fatalf("no CTE next in the plan:\n%s", strings.Join(verbose, "\n"))
+	}
+	next, _, _ = strings.Cut(next, "\n  CTE ")
+	if !strings.Contains(next, "LockRows") || strings.Contains(next, "given") {
+		t.Errorf("want that rows are locked without the arrays:\n%s", next)
 	}
 }

@@ -39,6 +39,11 @@ func (p *Postgres) settleTogether(group []*waiting[settling, bool]) {
 		wakes = wakes || w.in.Status != queue.StatusCompleted
 	}
 	stale, err := p.settleGroup(items, wakes)
+	if err != nil {
+		for _, w := range group { // also where each is tried alone now: an earlier try may have been committed
+			p.doubtful.add(w.in.Claim)
+		}
+	}
 	if err != nil && len(group) > 1 && (isLocked(err) || !errors.Is(err, queue.ErrUnavailable)) {
 		for _, w := range group {
 			p.settleTogether([]*waiting[settling, bool]{w})
@@ -50,9 +55,7 @@ func (p *Postgres) settleTogether(group []*waiting[settling, bool]) {
 		late[s.Claim] = true
 	}
 	for _, w := range group {
-		if err != nil {
-			p.doubtful.add(w.in.Claim)
-		} else {
+		if err == nil {
 			p.doubtful.remove(w.in.Claim)
 		}
 		w.out = late[w.in.Claim] // it is stale

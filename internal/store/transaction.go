@@ -90,7 +90,7 @@ func (p *Postgres) untilKnown(ctx context.Context, o *op) error {
 			}
 		case lost:
 			o.inDoubt = true
-		case isDeadlock(err) && try < maxTries:
+		case (isDeadlock(err) || o.statement != nil && isCheck(err)) && try < maxTries:
 		case errors.Is(err, errNoConnection):
 			return err
 		case isBroken(err) && !isAway(err) && (o.inDoubt || try < maxTries):
@@ -201,10 +201,16 @@ func (p *Postgres) atOnce(ctx context.Context, o *op) (mark int64, err error) {
 	detached, stop := patient(ctx)
 	defer stop()
 	err = o.statement(detached, conn, mark)
-	if err != nil && !isRefused(err) && isBroken(err) {
+	if err != nil && (isInterrupted(err) || !isRefused(err) && (isBroken(err) || detached.Err() != nil)) {
 		err = fmt.Errorf("%w: %w", errLostCommit, err)
 	}
 	return mark, err
+}
+
+// isInterrupted: the server ended the session before it answered.
+func isInterrupted(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && e.SeverityUnlocalized != "ERROR"
 }
 
 // isRefused: the server said that it did not do it, and goes on.
@@ -263,9 +269,14 @@ func (p *Postgres) fence(ctx context.Context, mark int64) (committed bool, err e
 
 // sweepMarks clears away those that nobody asks after any more.
 func (p *Postgres) sweepMarks(ctx context.Context) error {
-	_, err := p.db.ExecContext(ctx, `DELETE FROM webhook_commits WHERE mark IN (SELECT c.mark FROM webhook_commits c
-		WHERE c.at < now() - interval '`+keptMarks+`' LIMIT 10000 FOR UPDATE SKIP LOCKED)`)
-	return err
+	const chunk = 10_000
+	for {
+		n, err := exec(ctx, p.db, fmt.Sprintf(`DELETE FROM webhook_commits WHERE mark IN (SELECT c.mark FROM webhook_commits c
+			WHERE c.at < now() - interval '%s' LIMIT %d FOR UPDATE SKIP LOCKED)`, keptMarks, chunk))
+		if err != nil || n < chunk {
+			return err
+		}
+	}
 }
 
 // simple runs statements without parameters in one round trip and returns the

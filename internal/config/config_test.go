@@ -390,6 +390,7 @@ func TestRefusedValues(t *testing.T) {
 		{"database", "postgres://me:12/hunter2@db/q", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
 		{"database", "postgresql://me:hunter2@db:x/q", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
 		{"database", "postgres://me:#hunter2@db/q", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
+		{"database", "postgres://me@db/q&password=hunter2", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
 		{"database", "postgres://me@db/q#hunter2", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
 		{"database", "postgres://me:hun@ter2@db/q", `the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass`},
 		{"database", "mysql://me:hunter2@db/q", `"mysql"://… is no database that this program knows; give a path, sqlite://PATH or postgres://…`},

@@ -64,7 +64,7 @@ func WithoutPassword(database string) string {
 		return database
 	}
 	u, err := url.Parse(database)
-	if err != nil || u.Fragment != "" || strings.Count(database, "@") > 1 || strings.Contains(u.Path, "@") || u.User == nil && strings.Contains(database, "@") {
+	if err != nil || u.Fragment != "" || strings.Count(database, "@") > 1 || strings.ContainsAny(u.Path, "@&=") || u.User == nil && strings.Contains(database, "@") {
 		return ""
 	}
 	q, err := url.ParseQuery(u.RawQuery)

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -64,6 +65,21 @@ func refuseClosed(ctx context.Context, q querier) error {
 		}
 	}
 	return nil
+}
+
+// refuseMarked keeps a closed database from being opened by undoing the step that
+// the mark is of. Undoing all takes the queue with it.
+func refuseMarked(ctx context.Context, o Options) (err error) {
+	o.Create = false
+	d, err := openCopied(ctx, o)
+	if errors.Is(err, queue.ErrSchema) { // from before there were marks, or newer, which is refused anyway
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	return refuseClosed(ctx, d.reads)
 }
 
 // fenced are the tables that nobody writes to in a closed database.

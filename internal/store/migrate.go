@@ -51,6 +51,11 @@ func MigrateDown(ctx context.Context, o Options, to int64) ([]Migration, error) 
 	if err := o.mustExist(); err != nil {
 		return nil, err
 	}
+	if to > 0 {
+		if err := refuseMarked(ctx, o); err != nil {
+			return nil, err
+		}
+	}
 	var undone []Migration
 	_, err := migrate(ctx, o, func(ctx context.Context, p *goose.Provider) error {
 		results, err := p.DownTo(ctx, to)

@@ -238,7 +238,7 @@ func sessionOf(c *pgx.ConnConfig, lockTimeout time.Duration) session {
 // from there in messages.
 func parseURL(database string) (*url.URL, error) {
 	u, err := url.Parse(database)
-	if err != nil || u.Fragment != "" || strings.Count(database, "@") > 1 || strings.Contains(u.Path, "@") || u.User == nil && strings.Contains(database, "@") {
+	if err != nil || u.Fragment != "" || strings.Count(database, "@") > 1 || strings.ContainsAny(u.Path, "@&=") || u.User == nil && strings.Contains(database, "@") {
 		return nil, errors.New("the URL can't be read; write postgres://USER@HOST:PORT/DATABASE, " +
 			"with special characters percent-encoded, or leave the password to PGPASSWORD or ~/.pgpass")
 	}

@@ -311,7 +311,11 @@ func TestContention(t *testing.T) {
 					if i%2 == 0 {
 						st.Status, st.Ending = queue.StatusFailed, queue.EndFailed
 					}
-					if errs[i] = s.Settle(ctx, j.Claim, st); errors.Is(errs[i], queue.ErrStale) {
+					errs[i] = queue.ErrUnavailable
+					for errors.Is(errs[i], queue.ErrUnavailable) { // as a worker does: a row was locked for too long
+						errs[i] = s.Settle(ctx, j.Claim, st)
+					}
+					if errors.Is(errs[i], queue.ErrStale) {
 						errs[i] = nil
 					}
 				})

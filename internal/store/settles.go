@@ -64,8 +64,9 @@ func (p *Postgres) settleTogether(group []*waiting[settling, bool]) {
 }
 
 // settleLock is how long the settles of a process wait for a row that somebody
-// else has locked.
-const settleLock = time.Second
+// else has locked: for longer than the server's deadlock_timeout, 1 s by default,
+// so that a deadlock is found to be one, and is run again at once.
+const settleLock = 1500 * time.Millisecond
 
 // settleTimeout outlives one try, and ends before a lease does.
 const settleTimeout = 12 * time.Second

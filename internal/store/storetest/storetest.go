@@ -58,6 +58,7 @@ func Run(t *testing.T, open Opener) {
 		{"cleans by age, state and consent", cleans},
 		{"a cleaned delivery is remembered", remembersPurged},
 		{"counts jobs by route", stats},
+		{"counts each job once, whatever moves meanwhile", statsAtOnce},
 		{"is as it was after reopening", reopens},
 		{"stays true under random operations", property},
 	}
@@ -773,6 +774,40 @@ func stats(t *testing.T, f *fixture) {
 	if st.Bytes == 0 {
 		t.Error("the database takes no space")
 	}
+}
+
+func statsAtOnce(t *testing.T, f *fixture) {
+	f.add(t, "d", "a")
+	w := f.worker(t, "w")
+	stop, moved := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				moved <- nil
+				return
+			default:
+			}
+			jobs, err := f.Claim(t.Context(), queue.ClaimParams{Route: "a", Now: f.now, DueBy: f.now, Limit: 1, WorkerID: w})
+			if err == nil && len(jobs) == 1 {
+				err = f.Settle(t.Context(), jobs[0].Claim, queue.GiveBack(jobs[0], "moved", f.now))
+			}
+			if err != nil {
+				moved <- err
+				return
+			}
+		}
+	}()
+	for range 300 {
+		st, err := f.Stats(t.Context())
+		check(t, err)
+		if len(st.Routes) != 1 || st.Routes[0].Pending+st.Routes[0].Processing != 1 {
+			t.Errorf("there is one job; the routes are %+v", st.Routes)
+			break
+		}
+	}
+	close(stop)
+	check(t, <-moved)
 }
 
 func reopens(t *testing.T, f *fixture) {

@@ -97,7 +97,7 @@ func runServe(ctx context.Context, a *App, o *serveOptions) error {
 		return err
 	}
 	s.server, err = server.New(server.Options{
-		Receiver: s.queue, Sources: sources, Ready: s.ready, Log: w.log,
+		Receiver: s.queue, Sources: sources, Ready: s.ready, Admin: s.adminHost(ctx), Log: w.log,
 	})
 	if err != nil {
 		return err
@@ -157,6 +157,16 @@ func (s *service) keptSecret(ctx context.Context, kept keeper) (config.Secret, e
 			"next", "put what this file holds into the field Secret of the webhook in GitHub's settings")
 	}
 	return secret, err
+}
+
+// adminHost is the host of admin_listen. Others than the loopback are allowed,
+// for probes from elsewhere, but nobody opens one unawares.
+func (s *service) adminHost(ctx context.Context) string {
+	if at, ok := s.admin.Addr().(*net.TCPAddr); !ok || !at.IP.IsLoopback() {
+		s.wired.log.WarnContext(ctx, "the admin listener can be reached from other machines; it asks for no password", "admin_listen", s.wired.config.AdminListen)
+	}
+	host, _, _ := net.SplitHostPort(s.wired.config.AdminListen) // it was listened on
+	return host
 }
 
 // portPatience is how long a port in use is tried again: a serve that was killed

@@ -3,13 +3,20 @@ package server
 import (
 	"cmp"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
+	"strings"
 	"sync"
 
 	"orchestrate/internal/queue"
 )
 
 func (s *Server) admin(w http.ResponseWriter, r *http.Request) {
+	if !isOurs(r.Host, s.adminAs) {
+		answerError(w, http.StatusMisdirectedRequest)
+		return
+	}
 	if r.URL.Path != "/livez" && r.URL.Path != "/readyz" {
 		answerError(w, http.StatusNotFound)
 		return
@@ -23,6 +30,20 @@ func (s *Server) admin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, http.StatusOK, map[string]string{"status": "ok"})
+}
+
+// isOurs tells whether a request's Host is an address, this machine's own name
+// for itself, or the name that was configured. A page of the web whose name has
+// been made to lead here names another, and its scripts read nothing.
+func isOurs(host, configured string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return true
+	}
+	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") || strings.EqualFold(host, configured)
 }
 
 // readiness asks, and logs when the answer changes: probes come every few

@@ -96,7 +96,12 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request, held *holding) ([]
 	var tooLarge *http.MaxBytesError
 	switch {
 	case err == nil:
-		w.Header().Del("Connection")
+		came(r.Context())
+		// Who sent chunks may also have sent a length, which net/http takes away:
+		// what follows could then be read in two ways (RFC 9112, 6.1).
+		if len(r.TransferEncoding) == 0 {
+			w.Header().Del("Connection")
+		}
 		return body, nil
 	case errors.As(err, &tooLarge):
 		return nil, fmt.Errorf("%w: more than %d bytes", errTooLarge, tooLarge.Limit)

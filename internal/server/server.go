@@ -11,6 +11,7 @@ package server
 
 import (
 	"cmp"
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -19,7 +20,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +48,7 @@ type Options struct {
 	Receiver Receiver
 	Sources  []Source
 	Ready    func() error // why this process is not ready; asked by each request of /readyz
+	Admin    string       // the host that the admin listener was asked to listen on; requests may name it
 	Log      *slog.Logger
 	Limits   Limits
 }
@@ -65,6 +66,7 @@ type Limits struct {
 	Size    int64         // bytes of a delivery's body
 	Memory  int64         // bytes of all bodies at a time, and requestCost for each
 	Stores  int           // deliveries that are being stored at a time
+	Conns   int           // connections of a listener; at most half of the descriptors that the process may have
 }
 
 // DefaultLimits keep GitHub's 10 seconds (docs.github.com, "Handling failed
@@ -78,10 +80,11 @@ func DefaultLimits() Limits {
 		Idle:    time.Minute,
 		Drain:   10 * time.Second,
 		Log:     10,
-		Headers: 64 << 10,
+		Headers: 16 << 10,
 		Size:    26_214_400 + 65_536,
 		Memory:  256 << 20,
 		Stores:  256,
+		Conns:   4096,
 	}
 }
 
@@ -98,11 +101,12 @@ func (l Limits) orDefaults() Limits {
 		Size:    cmp.Or(l.Size, d.Size),
 		Memory:  cmp.Or(l.Memory, d.Memory),
 		Stores:  cmp.Or(l.Stores, d.Stores),
+		Conns:   min(cmp.Or(l.Conns, d.Conns), descriptors()/2),
 	}
 }
 
 func (l Limits) validate() error {
-	if min(l.Answer, l.Body, l.Header, l.Idle, l.Drain) < 0 || min(int64(l.Log), int64(l.Headers), l.Size, l.Memory, int64(l.Stores)) < 0 {
+	if min(l.Answer, l.Body, l.Header, l.Idle, l.Drain) < 0 || min(int64(l.Log), int64(l.Headers), l.Size, l.Memory, int64(l.Stores), int64(l.Conns)) < 0 {
 		return fmt.Errorf("%w limits %+v: none may be negative", queue.ErrInvalid, l)
 	}
 	if l.Body > l.Answer {
@@ -119,6 +123,7 @@ type Server struct {
 	log      *slog.Logger
 	limits   Limits
 	memory   memory
+	adminAs  string
 	stores   chan struct{} // a place for each delivery that is being stored
 	refusals refusals
 }
@@ -134,7 +139,7 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("%w server options: Receiver, Ready and Log must be given", queue.ErrInvalid)
 	}
 	s := &Server{
-		receiver: o.Receiver, log: o.Log, limits: l,
+		receiver: o.Receiver, log: o.Log, limits: l, adminAs: o.Admin,
 		ready:    readiness{ask: o.Ready, log: o.Log},
 		stores:   make(chan struct{}, l.Stores),
 		refusals: refusals{log: o.Log, lines: l.Log},
@@ -197,8 +202,8 @@ func (s *Server) ServeAdmin(ctx context.Context, ln net.Listener) error {
 }
 
 func (s *Server) serve(ctx context.Context, ln net.Listener, h http.HandlerFunc, everyMinute func()) error {
-	var conns sync.WaitGroup // net/http waits for requests, but not for the goroutines behind them
-	srv := s.httpServer(h, &conns)
+	conns := &connections{max: s.limits.Conns, dropped: s.dropped, place: map[net.Conn]*list.Element{}}
+	srv := s.httpServer(h, conns)
 	var failed error
 	done := make(chan struct{})
 	go func() {
@@ -208,7 +213,7 @@ func (s *Server) serve(ctx context.Context, ln net.Listener, h http.HandlerFunc,
 	waitTicking(ctx, done, everyMinute)
 	s.drain(ctx, srv)
 	<-done
-	conns.Wait()
+	conns.open.Wait()
 	everyMinute()
 	if !errors.Is(failed, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", ln.Addr(), failed)
@@ -216,7 +221,7 @@ func (s *Server) serve(ctx context.Context, ln net.Listener, h http.HandlerFunc,
 	return nil
 }
 
-func (s *Server) httpServer(h http.HandlerFunc, conns *sync.WaitGroup) *http.Server {
+func (s *Server) httpServer(h http.HandlerFunc, conns *connections) *http.Server {
 	return &http.Server{
 		Handler:                      s.guard(h),
 		DisableGeneralOptionsHandler: true,
@@ -226,15 +231,16 @@ func (s *Server) httpServer(h http.HandlerFunc, conns *sync.WaitGroup) *http.Ser
 		IdleTimeout:                  s.limits.Idle,
 		MaxHeaderBytes:               s.limits.Headers,
 		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			if state == http.StateNew {
-				conns.Add(1)
-			}
-			if state == http.StateClosed {
-				conns.Done()
-			}
-		},
+		ConnState:                    conns.changed,
+		ConnContext:                  conns.context,
 	}
+}
+
+// dropped logs, within the bounds of refusals, whom a bound of connections hit.
+func (s *Server) dropped(c net.Conn) {
+	s.refusals.add(context.Background(), slog.LevelWarn, http.StatusRequestTimeout, []any{
+		"remote", c.RemoteAddr().String(), "reason", fmt.Sprintf("%d connections are open; this one had waited longest for its sender, and was closed without an answer", s.limits.Conns),
+	})
 }
 
 func waitTicking(ctx context.Context, done <-chan struct{}, everyMinute func()) {

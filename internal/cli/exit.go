@@ -102,7 +102,7 @@ func (a *App) report(err error, asJSON bool) int {
 		Error string `json:"error"`
 		Code  int    `json:"code"`
 	}{err.Error(), code})
-	a.say("%s\n", line)
+	a.say("%s\n", escapeControls(line))
 	return code
 }
 

@@ -371,4 +371,8 @@ func escapeControls(b []byte) []byte {
 	return out
 }
 
-func mustEscape(r rune) bool { return r != '\n' && r != '\t' && r != '\r' && unicode.Is(unicode.C, r) }
+// mustEscape leaves line feeds, tabs and carriage returns to those who know
+// where they stand. U+2028 and U+2029 break lines, too, for some terminals.
+func mustEscape(r rune) bool {
+	return r != '\n' && r != '\t' && r != '\r' && unicode.In(r, unicode.C, unicode.Zl, unicode.Zp)
+}

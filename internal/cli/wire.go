@@ -467,7 +467,7 @@ func checkRoute(ctx context.Context, a *App, q *queue.Queue, name string) error 
 			return nil
 		}
 		if a.wired.queue.Route(r.Route) == nil {
-			known = append(known, r.Route)
+			known = append(known, queue.Printable(r.Route))
 		}
 	}
 	return queue.UnknownRoute(name, "there are", known)

@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -21,7 +22,7 @@ func isClosed(t *testing.T, c net.Conn) bool {
 		return true // a pipe whose other end is closed
 	}
 	_, err := c.Read(make([]byte, 1))
-	return err == io.EOF
+	return errors.Is(err, io.EOF)
 }
 
 // TestTooManyConnections: whoever has waited longest goes, whether half a header,

@@ -10,5 +10,5 @@ func descriptors() int {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
 		return 1 << 20
 	}
-	return int(min(uint64(l.Cur), 1<<20)) //nolint:gosec,unconvert // bounded; FreeBSD has it signed
+	return int(min(uint64(l.Cur), 1<<20))
 }

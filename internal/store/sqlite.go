@@ -137,7 +137,7 @@ func (o Options) mustExist() error {
 func dsn(path string, timeout time.Duration, more ...string) string {
 	q := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{
 		fmt.Sprintf("busy_timeout(%d)", timeout.Milliseconds()),
-		"synchronous(FULL)", "foreign_keys(1)", "wal_autocheckpoint(1000)",
+		fmt.Sprintf("synchronous(%d)", synchronous()), "foreign_keys(1)", "wal_autocheckpoint(1000)",
 	}, more...)}
 	return "file:" + dsnPath(path) + "?" + q.Encode()
 }
@@ -161,7 +161,7 @@ func checkPragmas(ctx context.Context, db *sql.DB, timeout time.Duration, queryO
 		value string
 	}{
 		{"busy_timeout", fmt.Sprint(timeout.Milliseconds())},
-		{"synchronous", "2"},
+		{"synchronous", fmt.Sprint(synchronous())},
 		{"foreign_keys", "1"},
 		{"wal_autocheckpoint", "1000"},
 		{"journal_mode", "wal"},

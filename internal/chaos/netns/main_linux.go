@@ -4,10 +4,6 @@
 // kernel, or whoever is responsible for this machine, does not allow it; make
 // would turn any failure into 2. NODES_ROUNDS and NODES_SEED are those of
 // TestNodes.
-//
-// Everything runs in namespaces of processes, mounts and networks of its own, so
-// that the kernel takes all of it away with the last process: a program that
-// deletes what it has made leaves it when it is killed.
 package main
 
 import (
@@ -22,6 +18,8 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+
+	"orchestrate/internal/chaos"
 )
 
 const (
@@ -46,17 +44,6 @@ func run(stdout, stderr io.Writer) int {
 	return 0
 }
 
-// setUp makes of new namespaces what programs expect of a machine: /proc is that
-// of the processes here, ip keeps the names of its namespaces in /run, and $0 is
-// for files that go with the namespace.
-const setUp = `set -e
-mount -t proc proc /proc
-mount -t tmpfs run /run
-mount -t tmpfs tmp "$0"
-chmod 1777 "$0"
-ip link set lo up
-`
-
 // probe does for nothing all that the test will do.
 func probe(ctx context.Context) error {
 	dir, err := os.MkdirTemp("", "netns-")
@@ -79,16 +66,9 @@ ip netns exec probe true
 	return nil
 }
 
-// isolated runs a script of sh in namespaces of its own. It is their first
-// process, with which all others end.
+// isolated is a machine without a network.
 func isolated(ctx context.Context, dir, script string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "sh", append([]string{"-c", setUp + script, dir}, args...)...) //nolint:gosec // our own scripts
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:   syscall.CLONE_NEWPID,
-		Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET, // and mounts stay within
-		Pdeathsig:    syscall.SIGKILL,
-	}
-	return cmd
+	return chaos.Isolated(ctx, syscall.CLONE_NEWNET, dir, "ip link set lo up\n"+script, args...)
 }
 
 // nodes builds the test out here, where there is a network, and runs it.

@@ -233,7 +233,8 @@ func (in *inode) remove(name string, dir bool) syscall.Errno {
 }
 
 func (in *inode) Unlink(_ context.Context, name string) syscall.Errno { return in.remove(name, false) }
-func (in *inode) Rmdir(_ context.Context, name string) syscall.Errno  { return in.remove(name, true) }
+
+func (in *inode) Rmdir(_ context.Context, name string) syscall.Errno { return in.remove(name, true) }
 
 func (in *inode) Rename(_ context.Context, name string, to gofs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
 	defer in.lock()()
@@ -278,8 +279,8 @@ func (in *inode) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 		size = 1 << 40
 	}
 	out.Bsize, out.Frsize, out.NameLen = pageSize, pageSize, 255
-	out.Blocks = uint64(size / pageSize)                          //nolint:gosec // G115: not negative
-	out.Bfree = uint64(max(0, size-f.root.used()) / pageSize)     //nolint:gosec // G115: not negative
+	out.Blocks = uint64(size / pageSize)
+	out.Bfree = uint64(max(0, size-f.root.used()) / pageSize)
 	out.Bavail, out.Files, out.Ffree = out.Bfree, 1<<20, 1<<20-64 // as many as anybody asks for
 	return 0
 }

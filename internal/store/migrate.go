@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"syscall"
 	"time"
 
 	"orchestrate/internal/queue"
@@ -173,6 +175,11 @@ func createFile(ctx context.Context, o Options) error {
 	if err := f.Close(); err != nil { // SQLite has not opened it yet: no lock is lost
 		return err
 	}
+	if isNew {
+		if err := syncDirs(filepath.Dir(o.Database)); err != nil {
+			return err
+		}
+	}
 	db, err := sql.Open("sqlite", "file:"+dsnPath(o.Database)+fmt.Sprintf("?_pragma=busy_timeout(%d)", o.Timeout.Milliseconds()))
 	if err != nil {
 		return err
@@ -195,6 +202,38 @@ func createFile(ctx context.Context, o Options) error {
 		}
 	}
 	return db.Close()
+}
+
+// syncDirs makes the names of a new database and of the directories that it is in
+// last: an fsync of a file does not keep its name, and SQLite's own of a directory
+// reaches the one that holds the WAL. Who made the directories, and when, can't be
+// told, so it goes on to the root. A directory that this user may enter only, or
+// that its filesystem doesn't sync, is passed by.
+func syncDirs(dir string) error {
+	if runtime.GOOS == "windows" { // a directory can't be opened for that
+		return nil
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		err := syncDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
+			return fmt.Errorf("%w: sync directory %s: %w", queue.ErrUnavailable, dir, err)
+		}
+		if dir == filepath.Dir(dir) {
+			return nil
+		}
+	}
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // G304: the operator names it
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // applicationID marks a file as ours ("orch"): nothing is ever written to

@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help build run test lint tidy completions bench nodes bench-postgres fuzz cross clean
+.PHONY: help build run test lint tidy completions bench nodes powerloss bench-postgres fuzz cross clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ completions: build ## generate completions/ from the commands
 NODES_ROUNDS ?= 10
 nodes: ## receivers and workers on one PostgreSQL, with faults; NODES_ROUNDS=n, NODES_SEED=n
 	NODES_ROUNDS=$(NODES_ROUNDS) go test -count=1 -timeout 2h -v -run '^TestNodes$$' ./cmd/orchestrate
+
+# A module of its own, too: go-fuse never reaches the program. As root; without
+# POWERLOSS a short form.
+powerloss: ## the power goes under load; POWERLOSS="-ext4-cycles n -fuse-cycles n -seed n"
+	go build -C internal/chaos/disk -buildvcs=false -o "$(CURDIR)/bin/disk" .
+	bin/disk $(POWERLOSS)
 
 bench: ## benchmarks of intake, claim, settle and list
 	go test -run '^$$' -bench . -benchmem ./internal/...

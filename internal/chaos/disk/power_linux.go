@@ -153,8 +153,9 @@ func (o *one) use(ctx context.Context, c int) (err error) {
 }
 
 // untilCut returns at the moment when the power is to go: while the database is
-// being made, under load with a cleanup beside it, or right after redeliveries,
-// of which some are of rows that the recovery found and no one was told of.
+// being made, under load with a cleanup beside it, or right after redeliveries to
+// a server that follows one that was killed: some are of rows that its recovery
+// found, and that perhaps no fsync covers.
 func (o *one) untilCut(ctx context.Context, users *sync.WaitGroup, c int) error {
 	load := chaos.Load{
 		Seed: o.dice.Uint64(), Name: fmt.Sprintf("c%d", c), Senders: 8, Events: []string{"push", "issues", "fork"},
@@ -171,14 +172,36 @@ func (o *one) untilCut(ctx context.Context, users *sync.WaitGroup, c int) error 
 	}
 	o.r.ready = append(o.r.ready, took)
 	if redeliver && !o.control {
-		o.redeliver(ctx)
-		return ctx.Err()
+		return o.untilRedelivered(ctx, load)
 	}
 	users.Go(func() { o.sender.Run(ctx, load) })
 	if !o.control {
 		users.Go(func() { o.cleanUp(ctx) })
 	}
 	return o.pause(ctx, time.Second)
+}
+
+func (o *one) untilRedelivered(ctx context.Context, load chaos.Load) error {
+	var senders sync.WaitGroup
+	defer senders.Wait()
+	sending, stop := context.WithCancel(ctx)
+	defer stop()
+	senders.Go(func() { o.sender.Run(sending, load) })
+	if err := errors.Join(o.pause(ctx, 300*time.Millisecond), o.server.Kill()); err != nil {
+		return err
+	}
+	stop()
+	senders.Wait()
+	if err := o.server.Start(); err != nil {
+		return err
+	}
+	took, err := o.site.AwaitReady(ctx, o.server, 20*time.Second)
+	if err != nil {
+		return err
+	}
+	o.r.ready = append(o.r.ready, took)
+	o.redeliver(ctx)
+	return ctx.Err()
 }
 
 // pause ends at a random moment.

@@ -350,13 +350,11 @@ func (m *mount) write(n *node, data []byte, off int64) syscall.Errno {
 			return errno
 		}
 	}
-	first := off
-	if old := int64(len(n.data)); end > old {
-		first = min(off, old) // a hole's pages change, too
+	if end > int64(len(n.data)) {
 		n.data = resize(n.data, end)
 	}
 	copy(n.data[off:], data)
-	f.changed(n, first, end)
+	f.changed(n, off, end)
 	return 0
 }
 

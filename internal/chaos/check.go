@@ -62,6 +62,39 @@ func Open(database string) (*sql.DB, error) {
 	return sql.Open("sqlite", "file:"+(&url.URL{Path: database}).EscapedPath()+"?"+q.Encode())
 }
 
+// OpenJobs counts the jobs that have not ended.
+func OpenJobs(ctx context.Context, database string) (n int, err error) {
+	db, err := Open(database)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = db.Close() }()
+	err = db.QueryRowContext(ctx, `SELECT count(*) FROM webhook_jobs WHERE status IN ('pending', 'processing', 'failed')`).Scan(&n)
+	return n, err
+}
+
+// Holders are the processes that hold a job, by their numbers.
+func Holders(ctx context.Context, database string) (pids []int, err error) {
+	db, err := Open(database)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = db.Close() }()
+	rows, err := db.QueryContext(ctx, `SELECT pid FROM workers WHERE id IN (SELECT worker_id FROM webhook_jobs WHERE status = 'processing')`)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // read-only
+	for rows.Next() {
+		var pid int
+		if err := rows.Scan(&pid); err != nil {
+			return nil, err
+		}
+		pids = append(pids, pid)
+	}
+	return pids, rows.Err()
+}
+
 // Check holds everything that was promised against the database, the ledger and
 // what the handlers wrote down.
 func Check(ctx context.Context, database string, f Facts) ([]Finding, error) {
@@ -130,7 +163,7 @@ func key(event int64, route string) string { return strconv.FormatInt(event, 10)
 func (c *checker) load(ctx context.Context, db *sql.DB) error {
 	c.events, c.delivered, c.jobs, c.workers = map[int64]*event{}, map[string][]*event{}, map[string]*job{}, map[string]bool{}
 	var err error
-	if c.runs, err = readRuns(c.Out); err != nil {
+	if c.runs, err = Runs(c.Out); err != nil {
 		return err
 	}
 	c.survivors = Survivors(c.Out)
@@ -548,6 +581,9 @@ func (c *checker) secret() Finding {
 		}
 	}
 	for _, path := range c.Files {
+		if st, err := os.Stat(path); err == nil && st.IsDir() {
+			continue
+		}
 		text, err := os.ReadFile(path) //nolint:gosec // a file of ours
 		if !errors.Is(err, fs.ErrNotExist) {
 			f.look(err == nil && !bytes.Contains(text, []byte(Secret)), "%s holds the secret, or can't be read: %v", path, err)
@@ -595,24 +631,32 @@ func (c *checker) whole() Finding {
 	return f
 }
 
-// Survivors lists the processes that handlers write below out for, or that were
-// started by them.
+// Survivors lists the processes that handlers are that write below out, or that
+// were started by them.
 func Survivors(out string) []string {
+	var left []string
+	for _, pid := range survivors(out) {
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		left = append(left, fmt.Sprintf("process %d: %s", pid, bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
+	}
+	return left
+}
+
+func survivors(out string) (pids []int) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
 	}
 	mark := []byte(OutVariable + "=" + out + "\x00")
-	var left []string
 	for _, e := range entries {
-		if _, err := strconv.Atoi(e.Name()); err != nil {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
 			continue
 		}
 		environ, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
 		if err == nil && bytes.Contains(environ, mark) {
-			line, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-			left = append(left, fmt.Sprintf("process %s: %s", e.Name(), bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
+			pids = append(pids, pid)
 		}
 	}
-	return left
+	return pids
 }

@@ -29,11 +29,16 @@ const OutVariable = "CHAOS_OUT"
 // Routes are what the handlers do: their exit codes and times depend on the
 // idempotency key and the attempt alone.
 var Routes = map[string][]string{ // by event
-	"push":   {"work"},
-	"issues": {"flaky", "slow"},
-	"watch":  {"family"},
-	"fork":   {"work", "flaky", "slow"},
+	"push":    {"work"},
+	"issues":  {"flaky", "slow"},
+	"watch":   {"family"},
+	"fork":    {"work", "flaky", "slow"},
+	"release": {"long"},
+	"ping":    nil,
 }
+
+// LongRun is how long the handler of the route long takes: less than a lease.
+const LongRun = 8 * time.Second
 
 // Run is a line of what a handler writes down.
 type Run struct {
@@ -131,6 +136,8 @@ func (r Run) work(ctx context.Context, lock *os.File) int {
 		}
 	case "slow":
 		pause(ctx, time.Duration(dice%300)*time.Millisecond)
+	case "long":
+		pause(ctx, LongRun)
 	case "family": // leaves a child, which must not outlive the attempt
 		child := exec.CommandContext(ctx, "sleep", "60")
 		child.ExtraFiles = []*os.File{lock}
@@ -142,8 +149,8 @@ func (r Run) work(ctx context.Context, lock *os.File) int {
 	return 0
 }
 
-// readRuns reads what the handlers wrote down.
-func readRuns(out string) ([]Run, error) {
+// Runs reads what the handlers wrote down.
+func Runs(out string) ([]Run, error) {
 	text, err := os.ReadFile(runsFile(out))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,8 +25,12 @@ import (
 // Build builds the program, with the build tags that are named, and returns its
 // path in dir.
 func Build(ctx context.Context, dir, tags string) (string, error) {
-	bin := filepath.Join(dir, "orchestrate"+strings.ReplaceAll("-"+tags, ",", "-"))
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags", tags, "-o", bin, "orchestrate/cmd/orchestrate") //nolint:gosec // our own
+	return build(ctx, filepath.Join(dir, "orchestrate"+strings.ReplaceAll("-"+tags, ",", "-")), "-tags", tags)
+}
+
+func build(ctx context.Context, bin string, flags ...string) (string, error) {
+	args := append([]string{"build", "-buildvcs=false", "-o", bin}, append(flags, "orchestrate/cmd/orchestrate")...)
+	cmd := exec.CommandContext(ctx, "go", args...) //nolint:gosec // our own
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the program: %w\n%s", err, out)
@@ -66,8 +71,8 @@ const route = `  - name: %s
 
 // The waits of a site.
 const (
-	RetryBase       = 200 * time.Millisecond
-	UnavailableBase = 300 * time.Millisecond
+	RetryBase       = time.Second
+	UnavailableBase = 2 * time.Second
 )
 
 // NewSite makes one in dir. handler is a program that calls Handle when its first
@@ -91,7 +96,7 @@ func NewSite(dir, bin, handler, database string) (*Site, error) {
 		}
 	}
 	text := fmt.Sprintf(configuration, s.Listen, s.Admin, s.Database, dir, RetryBase, UnavailableBase)
-	for _, name := range []string{"work", "flaky", "slow", "family"} {
+	for _, name := range []string{"work", "flaky", "slow", "family", "long"} {
 		slices.Sort(events[name])
 		text += fmt.Sprintf(route, name, strings.Join(events[name], ", "), handler, OutVariable, s.Out)
 	}
@@ -101,9 +106,19 @@ func NewSite(dir, bin, handler, database string) (*Site, error) {
 
 func (s *Site) path(name string) string { return filepath.Join(s.Dir, name) }
 
-// freeAddress is one on the loopback that nobody listens at.
+var sites atomic.Int64
+
+// freeAddress is one on the loopback that nobody listens at. Where the loopback
+// is more than one address, as on Linux, each site has one of its own, so that
+// none is given the port that another is about to use.
 func freeAddress() (string, error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	n := sites.Add(1)
+	own := fmt.Sprintf("127.%d.%d.%d:0", 1+os.Getpid()%250, 1+n/250%250, 1+n%250)
+	var listen net.ListenConfig
+	l, err := listen.Listen(context.Background(), "tcp", own)
+	if err != nil {
+		l, err = listen.Listen(context.Background(), "tcp", "127.0.0.1:0")
+	}
 	if err != nil {
 		return "", err
 	}
@@ -196,7 +211,7 @@ func (n *Node) Stop(within time.Duration) (int, error) {
 	}
 }
 
-// Close kills what runs.
+// Close kills what runs, with what a broken program has left behind.
 func (s *Site) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -206,7 +221,30 @@ func (s *Site) Close() error {
 			errs = append(errs, n.Kill())
 		}
 	}
+	for _, pid := range survivors(s.Out) {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // an error: it has ended
+	}
+	// A killed worker leaves the cgroups of its attempts to the next, and here
+	// there is none.
+	links, _ := filepath.Glob(filepath.Join(filepath.Dir(s.Database), "attempts", "*", "cgroup"))
+	for _, link := range links {
+		if dir, err := os.Readlink(link); err == nil {
+			errs = append(errs, removeCgroup(dir))
+		}
+	}
 	return errors.Join(errs...)
+}
+
+// removeCgroup waits for those that were killed in it.
+func removeCgroup(dir string) error {
+	for range 100 {
+		err := os.Remove(dir)
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		pause(context.Background(), 20*time.Millisecond)
+	}
+	return fmt.Errorf("%s is still in use", dir)
 }
 
 // AwaitReady waits until the server of the site says that it is ready, and

@@ -162,12 +162,22 @@ func lockMigrations(ctx context.Context, o Options) (unlock func(), err error) {
 	return func() { _ = lock.Unlock() }, nil // the kernel would do it, too
 }
 
+// creation makes a database ours by one commit: auto_vacuum writes the first page,
+// and what a power loss leaves between that and application_id would be another
+// program's.
+var creation = []string{
+	"PRAGMA page_size=8192",
+	"BEGIN",
+	"PRAGMA auto_vacuum=INCREMENTAL",
+	fmt.Sprintf("PRAGMA application_id=%d", applicationID),
+	"COMMIT",
+	"PRAGMA journal_mode=WAL",
+}
+
 // createFile makes an empty database with what can be set only then, by
 // statements in this order on one connection: the driver sorts the pragmas of a
 // DSN by name, and page_size would stay as it is.
-func createFile(ctx context.Context, o Options) error {
-	info, err := os.Stat(o.Database)
-	isNew := err != nil || info.Size() == 0
+func createFile(ctx context.Context, o Options) (err error) {
 	f, err := os.OpenFile(o.Database, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -175,33 +185,33 @@ func createFile(ctx context.Context, o Options) error {
 	if err := f.Close(); err != nil { // SQLite has not opened it yet: no lock is lost
 		return err
 	}
-	if isNew {
-		if err := syncDirs(filepath.Dir(o.Database)); err != nil {
-			return err
-		}
-	}
 	db, err := sql.Open("sqlite", "file:"+dsnPath(o.Database)+fmt.Sprintf("?_pragma=busy_timeout(%d)", o.Timeout.Milliseconds()))
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, db.Close()) }()
 	db.SetMaxOpenConns(1)
+	// Not the size of the file: a creation that the power ended may be undone by this.
+	pages, err := one[int64](ctx, db, "PRAGMA page_count")
+	if err != nil {
+		return err
+	}
 	statements := []string{"PRAGMA journal_mode=WAL"} // a copy by VACUUM INTO is not in that mode
-	if isNew {
-		statements = []string{
-			"PRAGMA page_size=8192",
-			"PRAGMA auto_vacuum=INCREMENTAL",
-			fmt.Sprintf("PRAGMA application_id=%d", applicationID),
-			"PRAGMA journal_mode=WAL",
-		}
-	} else if err := checkOurs(ctx, db); err != nil {
-		return errors.Join(err, db.Close())
+	if pages == 0 {
+		statements = creation
+		err = syncDirs(filepath.Dir(o.Database))
+	} else {
+		err = checkOurs(ctx, db)
+	}
+	if err != nil {
+		return err
 	}
 	for _, statement := range statements {
 		if _, err := db.ExecContext(ctx, statement); err != nil {
-			return errors.Join(fmt.Errorf("%s: %w", statement, err), db.Close())
+			return fmt.Errorf("%s: %w", statement, err)
 		}
 	}
-	return db.Close()
+	return nil
 }
 
 // syncDirs makes the names of a new database and of the directories that it is in

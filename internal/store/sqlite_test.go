@@ -103,17 +103,59 @@ func TestSchemaVersions(t *testing.T) {
 	}
 }
 
+// A process may end after each statement of a creation; whoever comes next goes on.
+func TestCreationInterrupted(t *testing.T) {
+	t.Parallel()
+	for done := range len(creation) + 1 {
+		path := filepath.Join(t.TempDir(), "q.db")
+		db, err := sql.Open("sqlite", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		db.SetMaxOpenConns(1)
+		for _, statement := range creation[:done] {
+			if _, err := db.ExecContext(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		wantCreated(t, open(t, path), fmt.Sprintf("after %d statements", done))
+	}
+}
+
+// The power went while the first page was written: its journal undoes that.
+func TestCreationUndone(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "q.db")
+	journal := make([]byte, 512)
+	copy(journal, "\xd9\xd5\x05\xf9\x20\xa1\x63\xd7")      // then no records, a nonce, no pages before
+	copy(journal[20:], "\x00\x00\x02\x00\x00\x00\x20\x00") // sectors of 512, pages of 8192
+	if err := errors.Join(os.WriteFile(path, make([]byte, 8192), 0o600), os.WriteFile(path+"-journal", journal, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	wantCreated(t, open(t, path), "after an undone creation")
+}
+
+func wantCreated(t *testing.T, s *SQLite, when string) {
+	t.Helper()
+	want := map[string]string{
+		"page_size": "8192", "auto_vacuum": "2", "journal_mode": "wal", "application_id": fmt.Sprint(applicationID),
+	}
+	for pragma, want := range want {
+		if got, err := one[string](t.Context(), s.reads, "PRAGMA "+pragma); err != nil || got != want {
+			t.Errorf("%s: %s is %s, %v, want %s", when, pragma, got, err, want)
+		}
+	}
+}
+
 // TestCreation holds the file to what can be set only when it is made, and its
 // mode.
 func TestCreation(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state", "q ?#%.db")
 	s := open(t, path)
-	for pragma, want := range map[string]string{"page_size": "8192", "auto_vacuum": "2", "journal_mode": "wal"} {
-		got, err := one[string](t.Context(), s.pool, "PRAGMA "+pragma)
-		if err != nil || got != want {
-			t.Errorf("pragma %s: got %s, %v; want %s", pragma, got, err, want)
-		}
-	}
+	wantCreated(t, s, "at once")
 	for file, want := range map[string]fs.FileMode{path: 0o600, path + "-wal": 0o600, path + "-shm": 0o600, filepath.Dir(path): 0o700} {
 		info, err := os.Stat(file)
 		if err != nil || info.Mode().Perm() != want {

@@ -45,6 +45,7 @@ var attacks = []attack{
 		return v.hold(v.o.connections, head+"Content-Length: 26214400\r\n\r\n{", " ")
 	}},
 	{name: "announced, never sent", make: func(v *visit) error {
+		v.ends = v.ends.Add(2 * v.o.last) // it takes a while to fill the memory in this way
 		return v.hold(3*v.o.connections, head+"Content-Length: 26214400\r\n\r\n", "")
 	}},
 	{name: "endless chunks", make: func(v *visit) error {

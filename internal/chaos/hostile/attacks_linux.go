@@ -204,9 +204,6 @@ func (v *visit) large() error {
 		wg.Go(func() { answers[i] = v.post(fmt.Sprint("large-", i), body, signature) })
 	}
 	wg.Wait()
-	if err := v.retryAfter(); err != nil {
-		return err
-	}
 	stored := 0
 	for i, status := range answers {
 		if status != http.StatusOK {
@@ -238,8 +235,8 @@ func (v *visit) storedLarge(body []byte, want int) error {
 	defer func() { _ = db.Close() }()
 	var n int
 	err = db.QueryRowContext(v.ctx, `SELECT count(*) FROM webhook_payloads WHERE body = $1`, body).Scan(&n)
-	if err == nil && n != want {
-		v.complain("25 MiB at once: %d are stored, want %d", n, want)
+	if err == nil && n < want { // one that was answered 503 may be stored all the same
+		v.complain("25 MiB at once: %d are stored, want %d at least", n, want)
 	}
 	return err
 }
@@ -258,41 +255,8 @@ func (v *visit) post(id string, body []byte, signature string) int {
 	}
 	defer func() { _ = res.Body.Close() }()
 	_, _ = io.Copy(io.Discard, res.Body)
+	if res.StatusCode == http.StatusServiceUnavailable && res.Header.Get("Retry-After") == "" {
+		return 0 // a 503 has to say when to come again
+	}
 	return res.StatusCode
-}
-
-// retryAfter fills the memory and asks for what is told then.
-func (v *visit) retryAfter() error {
-	body := bytes.Repeat([]byte(" "), largest)
-	conns := make([]net.Conn, 0, 16)
-	defer func() {
-		for _, c := range conns {
-			_ = c.Close()
-		}
-	}()
-	for range 16 {
-		c, err := v.dial()
-		if err != nil {
-			return err
-		}
-		conns = append(conns, c)
-		_ = c.SetWriteDeadline(queue.Clock().Add(2 * time.Second))
-		if _, err := io.WriteString(c, head+"Content-Length: "+strconv.Itoa(len(body))+"\r\n\r\n"); err != nil {
-			return err
-		}
-		if _, err := c.Write(body[:len(body)-1]); err != nil {
-			break // refused: it is full
-		}
-	}
-	c := conns[len(conns)-1]
-	_ = c.SetReadDeadline(queue.Clock().Add(5 * time.Second))
-	res, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil {
-		return fmt.Errorf("the answer when memory is full: %w", err)
-	}
-	defer func() { _ = res.Body.Close() }()
-	if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" {
-		v.complain("25 MiB at once: answered %d with Retry-After %q, want 503 with one", res.StatusCode, res.Header.Get("Retry-After"))
-	}
-	return nil
 }

@@ -163,13 +163,15 @@ func (p *pattern) render(data any, event func() map[string]any) (string, error) 
 		return "", err
 	}
 	out := bounded{max: p.max()}
-	err = t.Funcs(template.FuncMap{"event": event}).Execute(&out, data)
+	err = t.Funcs(template.FuncMap{"event": event}).Funcs(newEffort().functions()).Execute(&out, data)
 	var unfit *unfitError
 	switch {
 	case errors.As(err, &unfit):
 		return "", unfit // without the template's inner workings
 	case errors.Is(err, errTooLong):
 		return "", p.tooLong()
+	case errors.Is(err, errTooMuch):
+		return "", fmt.Errorf("it goes round over %d times, or puts together over %d MiB; the command can read the payload from its standard input", maxTurns, maxPrinted>>20)
 	case err != nil:
 		return "", errors.New(reason(err))
 	}

@@ -16,11 +16,14 @@ import (
 )
 
 // compiler checks the trees of a template, which text/template would do when it
-// is run, and rewrites them in two places:
+// is run, and rewrites them in three places:
 //
 // Every value that is printed passes through scalar. text/template would print
 // null as "<no value>" and an object as Go does, and a command would take that
 // for what GitHub sent.
+//
+// Each turn of a range, and each run of a template that was defined, is counted by
+// turn: loops over the payload within loops would hold a worker for ever.
 //
 // A path whose value goes to default is looked up by lookup, to which a key that
 // is not there is null. All others keep missingkey=error.
@@ -37,9 +40,12 @@ func compile(name, text string) (*template.Template, []*queue.FieldError) {
 	if c.trees, err = parseTrees(name, text); err != nil {
 		return nil, []*queue.FieldError{syntaxError(name, text, err)}
 	}
-	t := template.New(name).Option("missingkey=error").Funcs(template.FuncMap{"event": noFacts}).Funcs(builtins)
+	t := template.New(name).Option("missingkey=error").Funcs(template.FuncMap{"event": noFacts}).Funcs(builtins).Funcs(newEffort().functions())
 	for _, name := range slices.Sorted(maps.Keys(c.trees)) {
 		c.node(c.trees[name].Root)
+		if name != t.Name() {
+			counted(c.trees[name].Root)
+		}
 		if _, err := t.AddParseTree(name, c.trees[name]); err != nil {
 			c.fail(0, "%w", err)
 		}
@@ -139,6 +145,7 @@ func (c *compiler) node(n parse.Node) {
 		c.branch(&n.BranchNode)
 	case *parse.RangeNode:
 		c.branch(&n.BranchNode)
+		counted(n.List)
 	case *parse.WithNode:
 		c.branch(&n.BranchNode)
 	case *parse.TemplateNode:
@@ -147,6 +154,12 @@ func (c *compiler) node(n parse.Node) {
 		}
 		c.pipe(n.Pipe, false)
 	}
+}
+
+// counted has each run of a list counted.
+func counted(l *parse.ListNode) {
+	pipe := &parse.PipeNode{NodeType: parse.NodePipe, Pos: l.Pos, Cmds: []*parse.CommandNode{call(l.Pos, "turn")}}
+	l.Nodes = append([]parse.Node{&parse.ActionNode{NodeType: parse.NodeAction, Pos: l.Pos, Pipe: pipe}}, l.Nodes...)
 }
 
 func (c *compiler) branch(n *parse.BranchNode) {

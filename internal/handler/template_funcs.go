@@ -3,6 +3,7 @@ package handler
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
@@ -53,17 +54,62 @@ var builtins = template.FuncMap{
 	"lower":   func(v any) (any, error) { return onText("lower", v, strings.ToLower) },
 	"replace": replace,
 
-	"print":    printer("print", fmt.Sprint),
-	"println":  printer("println", fmt.Sprintln),
-	"html":     printer("html", template.HTMLEscaper),
-	"js":       printer("js", template.JSEscaper),
-	"urlquery": printer("urlquery", template.URLQueryEscaper),
-	"printf": func(format string, args ...any) (string, error) {
-		return printer("printf", func(args ...any) string { return fmt.Sprintf(format, args...) })(args...)
-	},
-
 	"scalar": scalar,
 	"lookup": lookup,
+}
+
+// effort is what one text may still take: strangers' payloads decide how often a
+// range goes round, and how much print puts together.
+type effort struct{ turns, printed int }
+
+const (
+	maxTurns   = 250_000   // takes a fraction of a second; a push has 2048 commits at most
+	maxPrinted = 256 << 20 // bytes, of all that print and its like make: ten times the largest payload
+)
+
+var errTooMuch = errors.New("too much work")
+
+func newEffort() *effort { return &effort{maxTurns, maxPrinted} }
+
+// functions are those that take from it.
+func (e *effort) functions() template.FuncMap {
+	return template.FuncMap{
+		"turn":     e.turn,
+		"print":    e.printer("print", fmt.Sprint),
+		"println":  e.printer("println", fmt.Sprintln),
+		"html":     e.printer("html", template.HTMLEscaper),
+		"js":       e.printer("js", template.JSEscaper),
+		"urlquery": e.printer("urlquery", template.URLQueryEscaper),
+		"printf": func(format string, args ...any) (string, error) {
+			return e.printer("printf", func(args ...any) string { return fmt.Sprintf(format, args...) })(args...)
+		},
+	}
+}
+
+func (e *effort) turn() (string, error) {
+	if e.turns--; e.turns < 0 {
+		return "", errTooMuch
+	}
+	return "", nil
+}
+
+// printer takes what goes in before, and what came out after: text that is put
+// together of itself doubles.
+func (e *effort) printer(name string, print func(...any) string) func(...any) (string, error) {
+	checked := printer(name, print)
+	return func(args ...any) (string, error) {
+		for _, arg := range args {
+			if s, ok := arg.(string); ok {
+				e.printed -= len(s)
+			}
+		}
+		if e.printed < 0 {
+			return "", errTooMuch
+		}
+		text, err := checked(args...)
+		e.printed -= len(text)
+		return text, err
+	}
 }
 
 // unfitError says that a value can't be used where it stands.

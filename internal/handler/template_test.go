@@ -3,6 +3,7 @@ package handler
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -352,5 +353,52 @@ func TestTemplatesCompareNumbers(t *testing.T) {
 		if err != nil || got[1] != want {
 			t.Errorf("%s: got %q, %v; want %q", text, got, err, want)
 		}
+	}
+}
+
+// TestTemplatesEnd: whatever the payload, a text ends in time and memory.
+func TestTemplatesEnd(t *testing.T) {
+	many := `{"a":[` + strings.Repeat("0,", 5_000) + `0],"s":"` + strings.Repeat("x", 1<<10) + `"}`
+	for name, text := range map[string]string{
+		"loops within loops, silent":       "{{ range .a }}{{ range $.a }}{{ range $.a }}{{ end }}{{ end }}{{ end }}",
+		"a text that doubles":              "{{ $s := .s }}{{ range .a }}{{ $s = print $s $s }}{{ end }}",
+		"a text that grows by a format":    `{{ $s := .s }}{{ range .a }}{{ $s = printf "%s%s" $s $s }}{{ end }}`,
+		"a text that escapes grow":         `{{ $s := "&" }}{{ range .a }}{{ $s = html $s }}{{ $s = print $s $s }}{{ end }}`,
+		"a template that calls itself":     `{{ define "x" }}{{ template "x" . }}{{ template "x" . }}{{ end }}{{ template "x" . }}`,
+		"a template that is called often":  `{{ define "x" }}{{ end }}{{ range .a }}{{ range $.a }}{{ template "x" . }}{{ end }}{{ end }}`,
+		"a loop over the characters, deep": `{{ range .a }}{{ range $.a }}{{ if false }}x{{ end }}{{ end }}{{ end }}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, err := parseCommand([]string{"a", text}, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := render(h, task(many), []byte(many))
+			if kindOf(err) != "permanent" || !strings.Contains(err.Error(), "argument 1: ") {
+				t.Errorf("got %.100q, error %.200v, want a permanent one", got, err)
+			}
+		})
+	}
+	h, err := parseCommand([]string{"a", "{{ range .a }}{{ . }}{{ end }}"}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := render(h, task(many), []byte(many)); err != nil || len(got[1]) != 5_001 {
+		t.Errorf("a long list: got %d bytes, error %v; want 5001", len(got[1]), err)
+	}
+}
+
+// TestPayloadIsNoTemplate: what looks like a template in a payload is text.
+func TestPayloadIsNoTemplate(t *testing.T) {
+	const body = `{"s":"{{ event.id }}{{ .s }}{{ range . }}","{{ .s }}":"{{"}`
+	h, err := parseCommand([]string{"a", `x{{ .s }}`, `{{ index . "{{ .s }}" }}`, `x{{ . | json }}`}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := render(h, task(body), []byte(body))
+	want := []string{"a", "x{{ event.id }}{{ .s }}{{ range . }}", "{{", `x{"s":"{{ event.id }}{{ .s }}{{ range . }}","{{ .s }}":"{{"}`}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, error %v; want %q", got, err, want)
 	}
 }

@@ -34,6 +34,7 @@ var Routes = map[string][]string{ // by event
 	"watch":   {"family"},
 	"fork":    {"work", "flaky", "slow"},
 	"release": {"long"},
+	"delete":  {"dead"},
 	"ping":    nil,
 }
 
@@ -136,6 +137,8 @@ func (r Run) work(ctx context.Context, lock *os.File) int {
 		}
 	case "slow":
 		pause(ctx, time.Duration(dice%300)*time.Millisecond)
+	case "dead":
+		return 100
 	case "long":
 		pause(ctx, LongRun)
 	case "family": // leaves a child, which must not outlive the attempt

@@ -46,6 +46,7 @@ type Site struct {
 	Admin    string
 	Out      string // where handlers write
 	Env      []string
+	Within   []string // a command that starts the program, if not empty
 
 	bin   string
 	mu    sync.Mutex
@@ -83,10 +84,10 @@ func NewSite(dir, bin, handler, database string) (*Site, error) {
 		s.Database = filepath.Join(dir, "state", "q.db")
 	}
 	var err error
-	if s.Listen, err = freeAddress(); err != nil {
+	if s.Listen, err = FreeAddress(); err != nil {
 		return nil, err
 	}
-	if s.Admin, err = freeAddress(); err != nil {
+	if s.Admin, err = FreeAddress(); err != nil {
 		return nil, err
 	}
 	events := map[string][]string{}
@@ -96,7 +97,7 @@ func NewSite(dir, bin, handler, database string) (*Site, error) {
 		}
 	}
 	text := fmt.Sprintf(configuration, s.Listen, s.Admin, s.Database, dir, RetryBase, UnavailableBase)
-	for _, name := range []string{"work", "flaky", "slow", "family", "long"} {
+	for _, name := range []string{"work", "flaky", "slow", "family", "long", "dead"} {
 		slices.Sort(events[name])
 		text += fmt.Sprintf(route, name, strings.Join(events[name], ", "), handler, OutVariable, s.Out)
 	}
@@ -108,10 +109,10 @@ func (s *Site) path(name string) string { return filepath.Join(s.Dir, name) }
 
 var sites atomic.Int64
 
-// freeAddress is one on the loopback that nobody listens at. Where the loopback
+// FreeAddress is one on the loopback that nobody listens at. Where the loopback
 // is more than one address, as on Linux, each site has one of its own, so that
 // none is given the port that another is about to use.
-func freeAddress() (string, error) {
+func FreeAddress() (string, error) {
 	n := sites.Add(1)
 	own := fmt.Sprintf("127.%d.%d.%d:0", 1+os.Getpid()%250, 1+n/250%250, 1+n%250)
 	var listen net.ListenConfig
@@ -128,7 +129,8 @@ func freeAddress() (string, error) {
 // Command is a command line of the program, not started. Its standard error goes
 // to a log of the site.
 func (s *Site) Command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, s.bin, args...) //nolint:gosec // our own
+	whole := slices.Concat(s.Within, []string{s.bin}, args)
+	cmd := exec.CommandContext(ctx, whole[0], whole[1:]...) //nolint:gosec // our own
 	cmd.Env = append([]string{"ORCHESTRATE_CONFIG=" + s.path("config.yaml"), "HOME=" + s.Dir, "PATH=" + os.Getenv("PATH")}, s.Env...)
 	cmd.WaitDelay = 5 * time.Second
 	return cmd

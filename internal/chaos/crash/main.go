@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,6 +35,9 @@ const failed = 1
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "handle" {
 		os.Exit(chaos.Handle(context.Background(), os.Stdin))
+	}
+	if len(os.Args) > 1 && os.Args[1] == "killat" {
+		os.Exit(chaos.KillAt(context.Background(), os.Args[2:], os.Stderr))
 	}
 	os.Exit(run(os.Stdout, os.Stderr, os.Args[1:]))
 }
@@ -86,6 +90,12 @@ type harness struct {
 	bin     string // the program as it is released
 	handler string // this program
 	failed  bool
+
+	built struct { // the program with all its mutants
+		sync.Once
+		bin string
+		err error
+	}
 }
 
 func newHarness(ctx context.Context, o options, out io.Writer) (*harness, error) {
@@ -122,6 +132,8 @@ func (h *harness) all(ctx context.Context) error {
 	}{
 		{"kills", h.killsSQLite},
 		{"postgres", h.killsPostgres},
+		{"order", h.order},
+		{"calls", h.killAtCalls},
 		{"mutants", h.findMutants},
 	}
 	var errs []error

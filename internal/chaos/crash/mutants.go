@@ -279,12 +279,20 @@ type verdict struct {
 // inParallel is how many broken programs run at once: they wait, mostly.
 const inParallel = 8
 
+// broken builds the program with all mutants, once.
+func (h *harness) broken(ctx context.Context) (string, error) {
+	h.built.Do(func() {
+		var edits []chaos.Edit
+		for _, m := range mutants {
+			edits = append(edits, m.edits...)
+		}
+		h.built.bin, h.built.err = chaos.BuildBroken(ctx, h.dir, edits)
+	})
+	return h.built.bin, h.built.err
+}
+
 func (h *harness) findMutants(ctx context.Context) error {
-	var edits []chaos.Edit
-	for _, m := range mutants {
-		edits = append(edits, m.edits...)
-	}
-	bin, err := chaos.BuildBroken(ctx, h.dir, edits)
+	bin, err := h.broken(ctx)
 	if err != nil {
 		return err
 	}
@@ -339,9 +347,7 @@ func (h *harness) try(ctx context.Context, bin string, m mutant) (v verdict) {
 	}
 	s.Env = []string{chaos.MutantVariable + "=" + m.name, "CHAOS_LEAK=" + chaos.Secret}
 	defer func() { v.err = errors.Join(v.err, s.Close()) }()
-	quiet := *h
-	quiet.out = discard{}
-	d := &drill{Site: s, out: &quiet, dice: rand.New(rand.NewPCG(h.seed, 1)), ledger: chaos.NewLedger()} //nolint:gosec // seeded
+	d := &drill{Site: s, out: h, dice: rand.New(rand.NewPCG(h.seed, 1)), ledger: chaos.NewLedger()} //nolint:gosec // seeded
 	run, workers := m.drill, 1
 	if run == nil {
 		run, workers = (*drill).steady, 0
@@ -364,10 +370,6 @@ func (h *harness) try(ctx context.Context, bin string, m mutant) (v verdict) {
 	}
 	return verdict{red: v.red, err: err}
 }
-
-type discard struct{}
-
-func (discard) Write(b []byte) (int, error) { return len(b), nil }
 
 // post sends one delivery until it is taken.
 func (d *drill) post(ctx context.Context, id, event string) error {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -29,7 +30,11 @@ all completed; with --include-dead dead letters, too. What has not finished is
 never deleted. It never asks: the age is the consent.
 
 Of an event younger than 7 days the delivery id is kept, so that a redelivery of
-it is still known as a duplicate; a later cleanup forgets it.`,
+it is still known as a duplicate; a later cleanup forgets it.
+
+At most once a day it first checks the SQLite file, for a minute at most: its
+structure, and stored payloads against their digests, each time from where it
+ended. Damage ends it with 8; from a damaged structure nothing is deleted.`,
 		Example: `  orchestrate cleanup --older-than 30d
   orchestrate cleanup --older-than 90d --include-dead --dry-run`,
 		Args: args(0, 0, ""),
@@ -80,7 +85,28 @@ func runCleanup(ctx context.Context, a *App, o *cleanupOptions) error {
 	if err != nil {
 		return partly(ctx, done, err)
 	}
-	return nil
+	if res.State == queue.CheckUnfinished {
+		a.note("the check of the database took too long and was broken off; orchestrate backup makes all of it, on the copy")
+	}
+	return damagedPayloads(res.DamagedPayloads)
+}
+
+// damagedPayloads is ErrDamaged with the events whose body is not what was signed.
+func damagedPayloads(ids []int64) error {
+	const most = 20
+	if len(ids) == 0 {
+		return nil
+	}
+	words := make([]string, 0, most+1)
+	for i, id := range ids {
+		if i == most {
+			words = append(words, fmt.Sprintf("and %d more", len(ids)-most))
+			break
+		}
+		words = append(words, itoa(id))
+	}
+	return fmt.Errorf("%w: the payload of %s is not what was signed: %s; a backup from before may have it",
+		queue.ErrDamaged, count(len(ids), "event"), strings.Join(words, ", "))
 }
 
 func cleaned(r queue.CleanupResult, o *cleanupOptions) string {

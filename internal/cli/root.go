@@ -48,7 +48,7 @@ func newRootCmd(a *App) *cobra.Command {
 
 	addGroup(cmd, "Run:", printsNoResult(newServeCmd(a)), printsNoResult(newProcessCmd(a)))
 	addGroup(cmd, "Look and act:", newEventsCmd(a), newStatusCmd(a), newCleanupCmd(a))
-	addGroup(cmd, "Set up:", newConfigCmd(a), newRoutesCmd(a), newSecretCmd(a), newMigrateCmd(a), printsNoResult(newCompletionCmd(a)))
+	addGroup(cmd, "Set up:", newConfigCmd(a), newRoutesCmd(a), newSecretCmd(a), newMigrateCmd(a), newBackupCmd(a), newRestoreCmd(a), printsNoResult(newCompletionCmd(a)))
 	cmd.AddCommand(newVersionCmd(a))
 	cmd.AddCommand(newTopics()...)
 	cmd.SetHelpCommand(newHelpCmd())

@@ -17,6 +17,7 @@ var (
 	ErrUnavailable  = errors.New("database unavailable")          // away, locked, full, unreadable; may come back
 	ErrBusy         = errors.New("too much waits for the disk")   // the writer's queue is full
 	ErrBroken       = errors.New("the disk failed to sync")       // nothing cached can be trusted: restart
+	ErrDamaged      = errors.New("the database is damaged")       // a page, or the log: restore a backup
 	ErrSchema       = errors.New("schema version does not match") // older or newer than this program
 	ErrStale        = errors.New("claim is stale")                // another claim, or a verb, was first
 	ErrLeaseLost    = errors.New("lease lost")                    // the worker's row is gone

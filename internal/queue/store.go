@@ -76,6 +76,9 @@ type Store interface {
 	// space back.
 	Size(ctx context.Context) (int64, error)
 	Shrink(ctx context.Context) error
+	// Check looks for damage, at most daily and for a minute. ErrDamaged, with what
+	// can be done, where the structure is; of bodies it tells the events.
+	Check(ctx context.Context) (Checked, error)
 
 	// Waiting counts the claimable jobs by route, due or not, from an index.
 	Waiting(ctx context.Context) (map[string]int64, error)
@@ -194,6 +197,25 @@ type Cleaned struct {
 	Last     int64 // the last id looked at
 	Done     bool  // nothing old enough lies beyond
 }
+
+// Checked is what a check of the database came to.
+type Checked struct {
+	State CheckState `json:"check"`
+	// DamagedPayloads are events whose body is not the one that was signed: it
+	// differs from its digest.
+	DamagedPayloads []int64 `json:"damaged_payloads"`
+}
+
+// CheckState tells how far a check came that found the structure whole.
+type CheckState string
+
+// What a check may come to.
+const (
+	CheckNone       CheckState = "none"       // of PostgreSQL: it has its own
+	CheckNotDue     CheckState = "not_due"    // there was one within a day
+	CheckPassed     CheckState = "passed"     //
+	CheckUnfinished CheckState = "unfinished" // it would have taken longer than a minute
+)
 
 // Stats counts jobs and names who works.
 type Stats struct {

@@ -228,11 +228,13 @@ type CleanupResult struct {
 	Open    int   `json:"kept_open"`   // old enough, but not finished
 	Freed   int64 `json:"freed_bytes"` // what the file shrank by
 	DryRun  bool  `json:"dry_run"`
+	Checked
 }
 
 // Cleanup deletes events that are old enough and finished. The row of a young
 // one stays, without payload, jobs and attempts, so that its delivery id is
 // remembered. What is done when an error or ctx ends it stays done, and is told.
+// The database is checked before; from one that is damaged nothing is deleted.
 func (q *Queue) Cleanup(ctx context.Context, o CleanupOptions, progress func(CleanupResult)) (res CleanupResult, err error) {
 	now := q.Now()
 	p := CleanParams{
@@ -242,7 +244,12 @@ func (q *Queue) Cleanup(ctx context.Context, o CleanupOptions, progress func(Cle
 	if o.Batch > 0 {
 		p.Limit = o.Batch
 	}
-	res = CleanupResult{Before: o.Before, DryRun: o.DryRun}
+	res = CleanupResult{Before: o.Before, DryRun: o.DryRun, Checked: Checked{State: CheckNone}}
+	if !o.DryRun {
+		if res.Checked, err = q.store.Check(ctx); err != nil {
+			return res, err
+		}
+	}
 	before, err := q.store.Size(ctx)
 	if err != nil {
 		return res, err

@@ -19,7 +19,7 @@ func classify(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, queue.ErrUnavailable), errors.Is(err, queue.ErrBroken), errors.Is(err, queue.ErrSchema):
+	case errors.Is(err, queue.ErrUnavailable), errors.Is(err, queue.ErrBroken), errors.Is(err, queue.ErrDamaged), errors.Is(err, queue.ErrSchema):
 		return err // it has its meaning
 	case isAway(err): // a socket that does not exist is no file of ours
 		return classifyServer(err)
@@ -37,9 +37,11 @@ func classify(err error) error {
 	}
 	switch e.Code() & 0xff {
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
-		sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT,
-		sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_PROTOCOL:
+		sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR,
+		sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_PROTOCOL:
 		return fmt.Errorf("%w: %w%s", queue.ErrUnavailable, err, nextStep(e))
+	case sqlite3.SQLITE_CORRUPT:
+		return fmt.Errorf("%w: %w%s", queue.ErrDamaged, err, nextStep(e))
 	}
 	return err
 }
@@ -54,11 +56,19 @@ func nextStep(e *sqlite.Error) string {
 	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH:
 		return "; may this user read and write the file and its directory?"
 	case sqlite3.SQLITE_NOTADB:
-		return "; name another file with --database"
+		return "; name another file with --database; or, if it was ours, its header is damaged" + restoreIt
 	case sqlite3.SQLITE_CORRUPT:
-		return "; restore a backup"
+		return restoreIt
 	}
 	return ""
+}
+
+const restoreIt = "; stop what uses it, keep its files, and restore a backup: orchestrate restore --help"
+
+// isDamage: what the file holds can't be what SQLite wrote.
+func isDamage(err error) bool {
+	var e *sqlite.Error
+	return errors.Is(err, queue.ErrDamaged) || errors.As(err, &e) && (e.Code()&0xff == sqlite3.SQLITE_CORRUPT || e.Code()&0xff == sqlite3.SQLITE_NOTADB)
 }
 
 // isSyncFailure: after a failed fsync the kernel may have dropped the dirty

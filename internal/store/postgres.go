@@ -356,6 +356,11 @@ func (p *Postgres) Broken() <-chan struct{} { return p.broken }
 // usable again; giving it back would lock whole tables.
 func (p *Postgres) Shrink(context.Context) error { return nil }
 
+// Check implements queue.Store. The server has checksums and amcheck.
+func (p *Postgres) Check(context.Context) (queue.Checked, error) {
+	return queue.Checked{State: queue.CheckNone}, nil
+}
+
 // advisoryLock keeps two processes from migrating at once ("orch").
 const advisoryLock = applicationID
 

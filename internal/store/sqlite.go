@@ -28,7 +28,9 @@ type SQLite struct {
 	writes *sql.DB
 	w      *writer // the runner
 
-	closing sync.Once
+	database string
+	leave    func() // tells that it is not in use any more
+	closing  sync.Once
 }
 
 var _ queue.Store = (*SQLite)(nil)
@@ -39,14 +41,31 @@ const readers = 4
 func openSQLite(ctx context.Context, o Options) (*SQLite, error) {
 	o = o.withDefaults()
 	useOFDLocks(ctx, o.Log)
+	if !o.Create {
+		if err := o.mustExist(); err != nil {
+			return nil, err
+		}
+	}
+	leave, err := enter(ctx, o)
+	if err != nil {
+		return nil, o.failed(err)
+	}
+	s, err := openEntered(ctx, o)
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	s.leave = leave
+	return s, nil
+}
+
+func openEntered(ctx context.Context, o Options) (*SQLite, error) {
 	if o.Create {
 		if _, err := MigrateUp(ctx, o); err != nil {
 			return nil, err
 		}
-	} else if err := o.mustExist(); err != nil {
-		return nil, err
 	}
-	s := &SQLite{shared: shared{dialect: sqliteDialect, clock: queue.Now}}
+	s := &SQLite{shared: shared{dialect: sqliteDialect, clock: queue.Now}, database: o.Database, leave: func() {}}
 	var err error
 	if s.pool, err = sql.Open("sqlite", dsn(o.Database, o.Timeout, "query_only(1)")); err != nil {
 		return nil, err
@@ -61,7 +80,7 @@ func openSQLite(ctx context.Context, o Options) (*SQLite, error) {
 	s.w = newWriter(s.writes)
 	s.runner = s.w
 	if err := s.begin(ctx, o); err != nil {
-		return nil, errors.Join(fmt.Errorf("open %s: %w", o.Database, classify(err)), s.Close())
+		return nil, errors.Join(o.failed(err), s.Close())
 	}
 	return s, nil
 }
@@ -92,11 +111,21 @@ func (s *SQLite) begin(ctx context.Context, o Options) error {
 	return errors.Join(err, conn.Close())
 }
 
+// failed is an error of opening the database.
+func (o Options) failed(err error) error {
+	return fmt.Errorf("open %s: %w", o.Database, classify(err))
+}
+
 // Close waits for the writes that were asked for and closes the file. It may be
 // called again.
 func (s *SQLite) Close() error {
-	s.closing.Do(s.w.close)
-	return errors.Join(s.writes.Close(), s.pool.Close())
+	var err error
+	s.closing.Do(func() {
+		s.w.close()
+		err = errors.Join(s.writes.Close(), s.pool.Close())
+		s.leave()
+	})
+	return err
 }
 
 // Broken implements queue.Store.
@@ -123,6 +152,9 @@ func (o Options) mustExist() error {
 	}
 	_, err := os.Stat(o.Database)
 	if errors.Is(err, fs.ErrNotExist) {
+		if n, err := size(restored(o.Database)); err == nil && n >= 0 {
+			return nil // it is there as soon as somebody enters
+		}
 		return fmt.Errorf("%w: there is none at %s; start orchestrate serve or orchestrate migrate, or name another with --database",
 			queue.ErrUnavailable, o.Database)
 	}

@@ -1,0 +1,83 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"orchestrate/internal/queue"
+)
+
+const (
+	// checkEvery is less than a day: a daily cron job is some seconds early at times.
+	checkEvery = 20 * time.Hour
+	// checkFor bounds a check. While SQLite looks at the structure the WAL grows.
+	checkFor = time.Minute
+)
+
+// Check implements queue.Store. First the structure is checked, then, in what is
+// left of its time, bodies against their digests, from where the last check
+// ended. A file beside the database keeps that, and by its time when that was: a
+// database that takes this one's place, or is made of it, is another to check.
+func (s *SQLite) Check(ctx context.Context) (queue.Checked, error) {
+	stamp := realPath(s.database) + ".checked"
+	info, err := os.Stat(stamp)
+	if age := queue.Clock().Sub(modTime(info, err)); age >= 0 && age < checkEvery {
+		return queue.Checked{State: queue.CheckNotDue}, nil
+	}
+	limited, cancel := context.WithTimeout(ctx, checkFor)
+	defer cancel()
+	err = problems(limited, s.reads, fmt.Sprintf("PRAGMA quick_check(%d)", maxFound))
+	switch {
+	case ctx.Err() != nil:
+		return queue.Checked{}, context.Cause(ctx)
+	case limited.Err() != nil:
+		return queue.Checked{State: queue.CheckUnfinished}, nil
+	case errors.Is(err, queue.ErrDamaged):
+		return queue.Checked{}, fmt.Errorf("check %s: %w; %s", s.database, err, whatNow(s.database))
+	case err != nil:
+		return queue.Checked{}, fmt.Errorf("check %s: %w", s.database, err)
+	}
+	found, last, err := s.checkSomeBodies(limited, lastChecked(stamp))
+	if err != nil && limited.Err() == nil {
+		return queue.Checked{}, fmt.Errorf("check %s: %w", s.database, err)
+	}
+	// Where it can't be kept, as on a full disk, the next one begins here again.
+	if err := os.WriteFile(stamp, []byte(strconv.FormatInt(last, 10)+"\n"), 0o600); err == nil {
+		_ = likeOwner(stamp, realPath(s.database))
+	}
+	return queue.Checked{State: queue.CheckPassed, DamagedPayloads: found}, nil
+}
+
+// modTime is the zero time where there is no file.
+func modTime(info os.FileInfo, err error) (t time.Time) {
+	if err == nil {
+		t = info.ModTime()
+	}
+	return t
+}
+
+// lastChecked is 0, the start, where that is not known.
+func lastChecked(stamp string) int64 {
+	b, _ := os.ReadFile(stamp)
+	n, _ := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	return n
+}
+
+// checkSomeBodies goes on until all were compared, or ctx ends. It returns where
+// the next check begins.
+func (s *SQLite) checkSomeBodies(ctx context.Context, after int64) (found []int64, last int64, err error) {
+	for more := true; more; {
+		var differ []int64
+		differ, last, more, err = checkBodies(ctx, s.reads, after)
+		if err != nil {
+			return found, after, err
+		}
+		found, after = append(found, differ...), last
+	}
+	return found, 0, nil
+}

@@ -1,0 +1,165 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"orchestrate/internal/queue"
+
+	"github.com/gofrs/flock"
+)
+
+// Each process that has a database open holds a lock beside it, shared with the
+// others; who replaces the files holds it alone. SQLite's own locks can't do that:
+// they are on a file, and whoever opened the one that is being replaced would
+// wait for its lock, and then go on with that file and the log of the new one.
+
+// lockTick is how often a lock that is taken is tried again.
+const lockTick = 25 * time.Millisecond
+
+func (o Options) useLock() *flock.Flock {
+	return flock.New(realPath(o.Database)+".lock", flock.SetPermissions(0o600))
+}
+
+// realPath follows links, as SQLite does to find the files beside a database.
+func realPath(database string) string {
+	if path, err := filepath.EvalSymlinks(database); err == nil {
+		return path
+	}
+	return database
+}
+
+// enter keeps the files of a database from being replaced until leave is called.
+// It waits while they are. Whoever comes when nobody is there looks at what the
+// last ones left.
+func enter(ctx context.Context, o Options) (leave func(), err error) {
+	if o.Create {
+		if err := makeStateDir(o); err != nil {
+			return nil, err
+		}
+	}
+	lock := o.useLock()
+	ctx, cancel := context.WithTimeout(ctx, max(o.Timeout, time.Second))
+	defer cancel()
+	for {
+		if err := firstIn(ctx, o, lock); err != nil {
+			return nil, err
+		}
+		if _, err := lock.TryRLockContext(ctx, lockTick); err != nil {
+			return nil, o.notLocked(lock, err)
+		}
+		if _, err := os.Lstat(restored(o.Database)); err != nil {
+			return func() { _ = lock.Unlock() }, nil // the kernel would do it, too
+		}
+		if err := lock.Unlock(); err != nil { // of a restore that died in between
+			return nil, o.notLocked(lock, err)
+		}
+	}
+}
+
+// firstIn ends what a restore had begun, and looks for what is missing, if nobody
+// else has the database open.
+func firstIn(ctx context.Context, o Options, lock *flock.Flock) error {
+	alone, err := lock.TryLock()
+	if err != nil {
+		return o.notLocked(lock, err)
+	}
+	if !alone {
+		return context.Cause(ctx)
+	}
+	if err = likeOwner(lock.Path(), realPath(o.Database)); err == nil {
+		_, err = finishRestore(o.Database)
+	}
+	if err == nil {
+		err = inspect(o.Database)
+	}
+	return errors.Join(err, lock.Unlock())
+}
+
+func (o Options) notLocked(lock *flock.Flock, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: its files are being replaced by orchestrate restore; try again", queue.ErrUnavailable)
+	}
+	return fmt.Errorf("%w: lock %s: %w; may this user write to that directory?", queue.ErrUnavailable, lock.Path(), err)
+}
+
+func makeStateDir(o Options) error {
+	if err := os.MkdirAll(filepath.Dir(o.Database), 0o700); err != nil {
+		return fmt.Errorf("%w: create the state directory: %w", queue.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// patience is how long a restore waits for commands that are about to end.
+const patience = time.Second
+
+// enterAlone is ErrRefused while any process has the database open.
+func enterAlone(ctx context.Context, o Options) (leave func(), err error) {
+	lock := o.useLock()
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err = lock.TryLockContext(waiting, lockTick)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, fmt.Errorf("%w: a process has %s open; stop serve, process and what else uses it, then run the same command again",
+			queue.ErrRefused, o.Database)
+	case err != nil:
+		return nil, errors.Join(context.Cause(ctx), o.notLocked(lock, err))
+	}
+	return func() { _ = lock.Unlock() }, likeOwner(lock.Path(), realPath(o.Database))
+}
+
+// inspect is ErrDamaged where files of a database are missing, or its log was
+// cut off. SQLite would go on with what there is, without a word, and delete the
+// rest. Nobody may have the database open.
+func inspect(database string) error {
+	database = realPath(database)
+	main, err := size(database)
+	if err != nil {
+		return err
+	}
+	log, err := size(database + "-wal")
+	if err != nil {
+		return err
+	}
+	index, err := size(database + "-shm")
+	switch {
+	case err != nil:
+		return err
+	case main <= 0 && log > 0:
+		return damaged(database, "the file is missing or empty, but its log is there, %s-wal", database)
+	case main > 0 && log < 0 && index >= 0:
+		// The index is the last to be made, and the first to be removed.
+		return damaged(database, "its log is missing, %s-wal, with every delivery since it was last moved into the database; put it back if you have it", database)
+	case log > 0:
+		return inspectLog(database)
+	}
+	return nil
+}
+
+// size is -1 where there is no file.
+func size(path string) (int64, error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return -1, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", queue.ErrUnavailable, err)
+	}
+	return info.Size(), nil
+}
+
+// damaged is ErrDamaged, and says what can be done.
+func damaged(database, format string, a ...any) error {
+	return fmt.Errorf("%w: %s; %s", queue.ErrDamaged, fmt.Sprintf(format, a...), whatNow(database))
+}
+
+func whatNow(database string) string {
+	return fmt.Sprintf("stop what uses it, and either restore a backup, orchestrate restore BACKUP, or go on with what can be read of it, orchestrate restore %s; both keep the files that are there",
+		database)
+}

@@ -1,0 +1,357 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"orchestrate/internal/queue"
+
+	"github.com/pressly/goose/v3"
+)
+
+// RestoreOptions say which database to replace, and by what.
+type RestoreOptions struct {
+	Options
+	// File is a backup, or any database of ours that nobody has open, with the log
+	// beside it if it has one; also the one that is to be replaced.
+	File     string
+	Progress func(doing string, n int64)
+}
+
+// Restored is what a restore did.
+type Restored struct {
+	Snapshot
+	Kept      string `json:"kept"`       // the name that the present database has now; empty: there was none
+	TakenBack int64  `json:"taken_back"` // jobs that ran when the backup was made, pending again
+	// Lost says what was missing of File itself; empty: nothing.
+	Lost string `json:"lost"`
+}
+
+// Restore replaces a SQLite database that no process has open. The new one is
+// made and checked under another name; the present one is renamed, with the
+// files beside it. From the moment at which the new one is whole on disk, whoever
+// opens the database finishes what a restore that died had begun: there is the
+// old one or the new one, never parts of both.
+//
+// ErrInvalid on PostgreSQL; ErrNotFound where there is no such file; ErrRefused
+// while a process has either open; ErrDamaged where the file is; ErrSchema where
+// it is newer than this program.
+func Restore(ctx context.Context, o RestoreOptions) (done Restored, err error) {
+	if isPostgres(o.Database) {
+		return done, fmt.Errorf("%w: %s is on PostgreSQL, which has its own tools: pg_restore or psql reads what pg_dump wrote",
+			queue.ErrInvalid, Shown(o.Database))
+	}
+	o.Options = o.withDefaults()
+	useOFDLocks(ctx, o.Log)
+	if n, err := size(realPath(o.File)); err != nil || n < 0 {
+		return done, errors.Join(err, fmt.Errorf("backup %s: %w", o.File, queue.ErrNotFound))
+	}
+	if err := makeStateDir(o.Options); err != nil {
+		return done, err
+	}
+	o.Database = realPath(o.Database)
+	leave, err := enterAlone(ctx, o.Options)
+	if err != nil {
+		return done, err
+	}
+	defer leave()
+	if _, err := finishRestore(o.Database); err != nil {
+		return done, err
+	}
+	lastID, err := o.lastUser(ctx)
+	if err != nil {
+		return done, err
+	}
+	next := o.Database + ".restoring"
+	if err := removeDatabase(next); err != nil { // of one that died
+		return done, err
+	}
+	defer func() { err = errors.Join(err, removeDatabase(next)) }()
+	if err := o.fetch(ctx, next, &done); err != nil {
+		return done, err
+	}
+	if err := o.prepare(ctx, next, lastID, &done); err != nil {
+		return done, fmt.Errorf("restore %s: %w", o.File, err)
+	}
+	done.Kept, err = o.commit(ctx, next, &done)
+	return done, err
+}
+
+// lastUser refuses where another program, which does not know of our lock, has
+// the database open: when it ends it may remove the log of the new one. Else it
+// tells the last id that was given to an event, as far as it can be read. A
+// database that is not whole is left as it is: to close it changes it.
+func (o RestoreOptions) lastUser(ctx context.Context) (lastID int64, err error) {
+	if n, err := size(o.Database); err != nil || n <= 0 || inspect(o.Database) != nil {
+		return 0, err
+	}
+	db, err := sql.Open("sqlite", dsn(o.Database, o.Timeout, "locking_mode(EXCLUSIVE)")+"&mode=rw")
+	if err != nil {
+		return 0, err
+	}
+	db.SetMaxOpenConns(1)
+	lastID, err = one[int64](ctx, db, sqliteDialect.lastID)
+	if !isBusy(err) {
+		err = nil // what is wrong with it is why it is replaced
+	} else {
+		err = fmt.Errorf("%w: another program has %s open; stop it, then run the same command again", queue.ErrRefused, o.Database)
+	}
+	return lastID, errors.Join(err, closeAlone(db, o.Database))
+}
+
+// closeAlone closes the exclusive connection of a database. SQLite makes no index
+// of the log for that, but leaves that of a process that died, without its log.
+func closeAlone(db *sql.DB, database string) error {
+	err := os.Remove(database + "-shm")
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, db.Close())
+}
+
+// fetch copies the file, and its log. It must be no other process'.
+func (o RestoreOptions) fetch(ctx context.Context, to string, done *Restored) error {
+	file := realPath(o.File)
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%w: %s is no file", queue.ErrInvalid, o.File)
+	}
+	if n, _ := size(file + "-journal"); n > 0 {
+		return fmt.Errorf("%w: %s-journal is there: %s is not whole without it; back it up as a whole: orchestrate backup", queue.ErrRefused, o.File, o.File)
+	}
+	present, err := os.Stat(o.Database)
+	if isPresent := err == nil && os.SameFile(info, present); !isPresent {
+		unlock, err := lockSource(file)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+	}
+	if err := inspect(file); err != nil {
+		done.Lost = err.Error()
+	}
+	for _, suffix := range []string{"", "-wal"} {
+		err := copyFile(ctx, file+suffix, to+suffix, o.Progress)
+		if err != nil && (suffix == "" || !errors.Is(err, fs.ErrNotExist)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// lockSource is ErrRefused where a process has a database open that is to be
+// copied. A backup has no lock beside it.
+func lockSource(file string) (unlock func(), err error) {
+	lock := Options{Database: file}.useLock()
+	if n, err := size(lock.Path()); err != nil || n < 0 {
+		return func() {}, err
+	}
+	free, err := lock.TryLock()
+	if err == nil && !free {
+		err = fmt.Errorf("%w: a process has %s open; copy it with orchestrate backup --database %s, and restore that", queue.ErrRefused, file, file)
+	}
+	return func() { _ = lock.Unlock() }, err
+}
+
+// copyFile copies into a new file, for its user alone, and has it on disk.
+func copyFile(ctx context.Context, from, to string, progress func(string, int64)) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	const chunk = 4 << 20
+	for n := int64(chunk); n == chunk; {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		if n, err = io.CopyN(out, in, chunk); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if at, err := in.Seek(0, io.SeekCurrent); err == nil {
+			progress("copied MB", at>>20)
+		}
+	}
+	return out.Sync()
+}
+
+// prepare checks the copy and makes it a database to go on with: of this
+// program's schema, with no worker, and nothing running.
+func (o RestoreOptions) prepare(ctx context.Context, path string, lastID int64, done *Restored) error {
+	db, err := sql.Open("sqlite", dsn(path, o.Timeout, "locking_mode(EXCLUSIVE)"))
+	if err != nil {
+		return err
+	}
+	db.SetMaxOpenConns(1)
+	err = o.prepareOn(ctx, db, lastID, done)
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	if n, err := size(path + "-wal"); err != nil || n > 0 {
+		return errors.Join(err, fmt.Errorf("%w: the log of %s could not be moved into it", queue.ErrUnavailable, path))
+	}
+	return nil
+}
+
+func (o RestoreOptions) prepareOn(ctx context.Context, db *sql.DB, lastID int64, done *Restored) error {
+	if err := checkOurs(ctx, db); err != nil {
+		return err
+	}
+	if err := integrity(ctx, db, o.Progress); err != nil {
+		return err
+	}
+	if err := done.count(ctx, db); err != nil {
+		return err
+	}
+	var err error
+	if done.DamagedPayloads, err = damagedPayloads(ctx, db, o.Progress); err != nil {
+		return err
+	}
+	if mode, err := one[string](ctx, db, "PRAGMA journal_mode=WAL"); err != nil || mode != "wal" {
+		return errors.Join(classify(err), fmt.Errorf("%w: its journal mode is %q", queue.ErrUnavailable, mode))
+	}
+	done.Schema, err = sqliteDialect.step(ctx, db, func(ctx context.Context, p *goose.Provider) error {
+		_, err := p.Up(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return classify(err)
+	}
+	defer func() { _ = tx.Rollback() }() // after the commit it does nothing
+	if done.TakenBack, err = takeBack(ctx, tx, lastID); err != nil {
+		return classify(err)
+	}
+	return classify(tx.Commit())
+}
+
+// takeBack has nothing running any more. It did not crash: the backup was made
+// while it ran. Ids that were given since the backup are not given again.
+func takeBack(ctx context.Context, q querier, lastID int64) (n int64, err error) {
+	if _, err := exec(ctx, q, "DELETE FROM workers"); err != nil {
+		return 0, err
+	}
+	jobs, err := all(ctx, q, orphanQuery, nil, scanJob)
+	if err != nil {
+		return 0, err
+	}
+	items := make([]settling, len(jobs))
+	for i, j := range jobs {
+		items[i] = settling{Claim: j.Claim, Settlement: queue.GiveBack(j, "it ran when the backup was made", queue.Now())}
+	}
+	if _, err := settle(ctx, q, items); err != nil {
+		return 0, err
+	}
+	if lastID == 0 {
+		return int64(len(jobs)), nil
+	}
+	return int64(len(jobs)), execAll(ctx, q, sqliteDialect.setLastID, lastID)
+}
+
+// commit makes the new database the one that whoever comes next will find, and
+// puts it into its place.
+func (o RestoreOptions) commit(ctx context.Context, next string, done *Restored) (kept string, err error) {
+	if done.Bytes, err = syncFile(next); err != nil {
+		return "", err
+	}
+	owner := o.Database
+	if n, err := size(owner); err != nil || n < 0 {
+		owner = filepath.Dir(owner)
+	}
+	if err := likeOwner(next, owner); err != nil {
+		return "", err
+	}
+	if kept, err = aside(o.Database, next); err != nil {
+		return "", err
+	}
+	if err := context.Cause(ctx); err != nil { // from here on it is done
+		return "", err
+	}
+	if err := os.Rename(next, restored(o.Database)); err != nil {
+		return "", err
+	}
+	if err := syncDirs(filepath.Dir(o.Database)); err != nil {
+		return "", err
+	}
+	return finishRestore(o.Database)
+}
+
+// restored is the name of a new database that is whole, and has only to be put
+// into its place.
+func restored(database string) string { return realPath(database) + ".restored" }
+
+// aside is the name that the present database gets when a new one takes its
+// place. It comes from the new one, so that whoever goes on uses the same.
+func aside(database, next string) (string, error) {
+	info, err := os.Stat(next)
+	if err != nil {
+		return "", err
+	}
+	return realPath(database) + ".before-" + info.ModTime().UTC().Format("20060102T150405.000Z"), nil
+}
+
+// finishRestore puts a new database that waits for it into its place, and returns
+// what the old one is called now; empty where there was none. It can be called
+// again wherever it was broken off. Nobody may have the database open.
+func finishRestore(database string) (kept string, err error) {
+	database = realPath(database)
+	next := restored(database)
+	if n, err := size(next); err != nil || n < 0 {
+		return "", err
+	}
+	to, err := aside(database, next)
+	if err != nil {
+		return "", err
+	}
+	for _, suffix := range append(parts(), "") { // the database last: without its log it must not be opened
+		if err := moveNew(database+suffix, to+suffix); err != nil {
+			return "", err
+		}
+	}
+	if err := syncDirs(filepath.Dir(database)); err != nil {
+		return "", err
+	}
+	if err := moveNew(next, database); err != nil {
+		return "", err
+	}
+	if n, err := size(to); err == nil && n >= 0 {
+		kept = to
+	}
+	return kept, syncDirs(filepath.Dir(database))
+}
+
+// moveNew renames a file, if it is there, to a name that is not.
+func moveNew(from, to string) error {
+	a, err := size(from)
+	if err != nil || a < 0 {
+		return err
+	}
+	b, err := size(to)
+	if err == nil && b >= 0 {
+		err = errors.New("both are there")
+	}
+	if err == nil {
+		err = os.Rename(from, to)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: restore: rename %s to %s: %w", queue.ErrUnavailable, from, to, err)
+	}
+	return nil
+}

@@ -71,6 +71,7 @@ func lastChecked(stamp string) int64 {
 // checkSomeBodies goes on until all were compared, or ctx ends. It returns where
 // the next check begins.
 func (s *SQLite) checkSomeBodies(ctx context.Context, after int64) (found []int64, last int64, err error) {
+	found = []int64{}
 	for more := true; more; {
 		var differ []int64
 		differ, last, more, err = checkBodies(ctx, s.reads, after)

@@ -46,7 +46,7 @@ func exits() []exit {
 			queue.ErrUnavailable, queue.ErrBusy, queue.ErrBroken,
 		}},
 		{7, "the database's schema is older or newer than this program", []error{queue.ErrSchema}},
-		{8, "a check found the database damaged", []error{queue.ErrDamaged}},
+		{8, "a check found the database damaged: a page, its log, or a payload", []error{queue.ErrDamaged}},
 		{70, "internal error: a defect of this program", []error{errInternal}},
 		{78, "the configuration is invalid", []error{config.ErrInvalid}},
 		{129, "stopped by SIGHUP; serve and process reload instead", nil},

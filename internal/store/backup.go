@@ -79,6 +79,9 @@ func Backup(ctx context.Context, o BackupOptions) (snap Snapshot, err error) {
 		return snap, fmt.Errorf("copy %s to %s: %w", o.Database, o.File, err)
 	}
 	if err := verify(ctx, partial, &snap, o.Progress); err != nil {
+		if errors.Is(err, queue.ErrDamaged) { // the copy has what the database has
+			return snap, fmt.Errorf("%s: %w; no backup was written%s", o.Database, err, restoreIt)
+		}
 		return snap, fmt.Errorf("read back the copy of %s: %w", o.Database, err)
 	}
 	if snap.Bytes, err = syncFile(partial); err != nil {

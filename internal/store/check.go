@@ -38,7 +38,7 @@ func (s *SQLite) Check(ctx context.Context) (queue.Checked, error) {
 	case limited.Err() != nil:
 		return queue.Checked{State: queue.CheckUnfinished}, nil
 	case errors.Is(err, queue.ErrDamaged):
-		return queue.Checked{}, fmt.Errorf("check %s: %w; %s", s.database, err, whatNow(s.database))
+		return queue.Checked{}, fmt.Errorf("check %s: %w%s", s.database, err, restoreIt)
 	case err != nil:
 		return queue.Checked{}, fmt.Errorf("check %s: %w", s.database, err)
 	}

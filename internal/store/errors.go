@@ -63,7 +63,7 @@ func nextStep(e *sqlite.Error) string {
 	return ""
 }
 
-const restoreIt = "; stop what uses it, keep its files, and restore a backup: orchestrate restore --help"
+const restoreIt = "; stop what uses it, keep its files, and restore a backup: orchestrate restore BACKUP"
 
 // isDamage: what the file holds can't be what SQLite wrote.
 func isDamage(err error) bool {

@@ -154,12 +154,8 @@ func size(path string) (int64, error) {
 	return info.Size(), nil
 }
 
-// damaged is ErrDamaged, and says what can be done.
+// damaged is ErrDamaged where the log is what is wrong, and says what can be done.
 func damaged(database, format string, a ...any) error {
-	return fmt.Errorf("%w: %s; %s", queue.ErrDamaged, fmt.Sprintf(format, a...), whatNow(database))
-}
-
-func whatNow(database string) string {
-	return fmt.Sprintf("stop what uses it, and either restore a backup, orchestrate restore BACKUP, or go on with what can be read of it, orchestrate restore %s; both keep the files that are there",
-		database)
+	return fmt.Errorf("%w: %s; stop what uses it, and either restore a backup, orchestrate restore BACKUP, or go on with what can be read of it, orchestrate restore %s; both keep the files that are there",
+		queue.ErrDamaged, fmt.Sprintf(format, a...), database)
 }

@@ -164,12 +164,12 @@ func lockSource(file string) (unlock func(), err error) {
 
 // copyFile copies into a new file, for its user alone, and has it on disk.
 func copyFile(ctx context.Context, from, to string, progress func(string, int64)) (err error) {
-	in, err := os.Open(from)
+	in, err := os.Open(from) //nolint:gosec // G304: the operator names it
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // G304: beside the database
 	if err != nil {
 		return err
 	}
@@ -280,6 +280,11 @@ func (o RestoreOptions) commit(ctx context.Context, next string, done *Restored)
 	}
 	if kept, err = aside(o.Database, next); err != nil {
 		return "", err
+	}
+	for _, suffix := range append(parts(), "") { // nothing may be in the way of those who finish it
+		if n, err := size(kept + suffix); err != nil || n >= 0 {
+			return "", errors.Join(err, fmt.Errorf("%w: %s is there; run the same command again", queue.ErrRefused, kept+suffix))
+		}
 	}
 	if err := context.Cause(ctx); err != nil { // from here on it is done
 		return "", err

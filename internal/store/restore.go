@@ -97,22 +97,26 @@ func (o RestoreOptions) lastUser(ctx context.Context) (lastID int64, err error) 
 	}
 	db.SetMaxOpenConns(1)
 	lastID, err = one[int64](ctx, db, sqliteDialect.lastID)
-	if !isBusy(err) {
-		err = nil // what is wrong with it is why it is replaced
-	} else {
+	switch {
+	case isBusy(err):
 		err = fmt.Errorf("%w: another program has %s open; stop it, then run the same command again", queue.ErrRefused, o.Database)
+	case err != nil:
+		err = nil // what is wrong with it is why it is replaced
+	default:
+		err = removeIndex(o.Database)
 	}
-	return lastID, errors.Join(err, closeAlone(db, o.Database))
+	return lastID, errors.Join(err, db.Close())
 }
 
-// closeAlone closes the exclusive connection of a database. SQLite makes no index
-// of the log for that, but leaves that of a process that died, without its log.
-func closeAlone(db *sql.DB, database string) error {
+// removeIndex is for an exclusive connection: that has an index of the log of its
+// own, and when it is closed it would leave the one of a process that died, without
+// the log.
+func removeIndex(database string) error {
 	err := os.Remove(database + "-shm")
 	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+		return nil
 	}
-	return errors.Join(err, db.Close())
+	return err
 }
 
 // fetch copies the file, and its log. It must be no other process'.

@@ -2,10 +2,10 @@ package chaos
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"runtime"
 	"strconv"
@@ -30,7 +30,7 @@ func KillAtArgs(call string, k int, command ...string) []string {
 // Its children are left alone. It must run in a process that has no other
 // children. It returns the exit code of a command that ended before; 137 after a
 // kill.
-func KillAt(ctx context.Context, args []string, stderr io.Writer) int {
+func KillAt(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	runtime.LockOSThread() // who traces is a thread
 	if len(args) < 3 {
 		return 2
@@ -40,7 +40,7 @@ func KillAt(ctx context.Context, args []string, stderr io.Writer) int {
 	if err != nil || !known {
 		return 2
 	}
-	code, err := killAt(ctx, nr, k, args[2:])
+	code, err := killAt(ctx, nr, k, args[2:], stdout, stderr)
 	if err != nil {
 		_, _ = fmt.Fprintf(stderr, "trace: %v\n", err)
 		return 2
@@ -48,9 +48,9 @@ func KillAt(ctx context.Context, args []string, stderr io.Writer) int {
 	return code
 }
 
-func killAt(ctx context.Context, nr uint64, k int, command []string) (int, error) {
+func killAt(ctx context.Context, nr uint64, k int, command []string, stdout, stderr io.Writer) (int, error) {
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // our own
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{Ptrace: true, Pdeathsig: unix.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return 0, err
@@ -104,6 +104,7 @@ func killAt(ctx context.Context, nr uint64, k int, command []string) (int, error
 func enters(pid int, nr uint64) bool {
 	const entry = 1 // PTRACE_SYSCALL_INFO_ENTRY
 	var info [96]byte
-	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_GET_SYSCALL_INFO, uintptr(pid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
-	return errno == 0 && info[0] == entry && *(*uint64)(unsafe.Pointer(&info[24])) == nr
+	at := uintptr(unsafe.Pointer(&info)) //nolint:gosec // there is no other way to hand it to the kernel
+	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_GET_SYSCALL_INFO, uintptr(pid), unsafe.Sizeof(info), at, 0, 0)
+	return errno == 0 && info[0] == entry && binary.NativeEndian.Uint64(info[24:]) == nr
 }

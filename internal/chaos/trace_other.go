@@ -8,4 +8,4 @@ import (
 )
 
 // KillAt is for Linux.
-func KillAt(context.Context, []string, io.Writer) int { return 2 }
+func KillAt(context.Context, []string, io.Writer, io.Writer) int { return 2 }

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -46,23 +49,25 @@ type callKills struct {
 	*drill
 	n      int // of the delivery, and of the database
 	listen string
-	reply  *chaos.Sender
 }
 
 func (h *harness) killAtCalls(ctx context.Context) error {
+	rows, errs := make([]bytes.Buffer, len(paths)), make([]error, len(paths))
+	var wg sync.WaitGroup
+	for i, p := range paths {
+		wg.Go(func() { errs[i] = h.killPath(ctx, p, &rows[i]) })
+	}
+	wg.Wait()
 	t := tabwriter.NewWriter(h.out, 0, 8, 2, ' ', 0)
 	_, _ = fmt.Fprintln(t, "PATH\tKILLED BEFORE\tCALLS\tACKNOWLEDGED\tVIOLATIONS")
-	var errs []error
-	for _, p := range paths {
-		if ctx.Err() == nil {
-			errs = append(errs, h.killPath(ctx, p, t))
-		}
+	for i := range rows {
+		_, _ = t.Write(rows[i].Bytes())
 	}
 	_ = t.Flush()
 	return errors.Join(errs...)
 }
 
-func (h *harness) killPath(ctx context.Context, p path, t *tabwriter.Writer) (err error) {
+func (h *harness) killPath(ctx context.Context, p path, t io.Writer) (err error) {
 	s, err := h.site("calls-"+p.name, h.bin, "")
 	if err != nil {
 		return err

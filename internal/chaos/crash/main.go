@@ -12,6 +12,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -37,7 +38,7 @@ func main() {
 		os.Exit(chaos.Handle(context.Background(), os.Stdin))
 	}
 	if len(os.Args) > 1 && os.Args[1] == "killat" {
-		os.Exit(chaos.KillAt(context.Background(), os.Args[2:], os.Stderr))
+		os.Exit(chaos.KillAt(context.Background(), os.Args[2:], os.Stdout, os.Stderr))
 	}
 	os.Exit(run(os.Stdout, os.Stderr, os.Args[1:]))
 }
@@ -52,7 +53,7 @@ type options struct {
 	keep     bool
 }
 
-func (o options) part(name string) bool {
+func (o options) wants(name string) bool {
 	return o.parts == "" || slices.Contains(strings.Split(o.parts, ","), name)
 }
 
@@ -90,12 +91,15 @@ type harness struct {
 	bin     string // the program as it is released
 	handler string // this program
 	failed  bool
+	mu      sync.Mutex // of all reports
+	built   *broken
+}
 
-	built struct { // the program with all its mutants
-		sync.Once
-		bin string
-		err error
-	}
+// broken is the program with all its mutants, built once.
+type broken struct {
+	sync.Once
+	bin string
+	err error
 }
 
 func newHarness(ctx context.Context, o options, out io.Writer) (*harness, error) {
@@ -103,7 +107,7 @@ func newHarness(ctx context.Context, o options, out io.Writer) (*harness, error)
 	if err != nil {
 		return nil, err
 	}
-	h := &harness{options: o, out: out, dir: dir}
+	h := &harness{options: o, out: out, dir: dir, built: &broken{}}
 	if h.handler, err = os.Executable(); err != nil {
 		return nil, err
 	}
@@ -124,33 +128,57 @@ func (h *harness) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(h.out, format+"\n", args...)
 }
 
+// part is one proof, with a report of its own.
+type part struct {
+	name string
+	run  func(*harness, context.Context) error
+}
+
+// stages are run one after the other, the parts of one at the same time: they
+// wait for leases and retries, mostly.
+var stages = [][]part{
+	{{"kills", (*harness).killsSQLite}, {"postgres", (*harness).killsPostgres}, {"order", (*harness).order}},
+	{{"calls", (*harness).killAtCalls}, {"mutants", (*harness).findMutants}},
+}
+
 func (h *harness) all(ctx context.Context) error {
 	begun := queue.Clock()
-	parts := []struct {
-		name string
-		run  func(context.Context) error
-	}{
-		{"kills", h.killsSQLite},
-		{"postgres", h.killsPostgres},
-		{"order", h.order},
-		{"calls", h.killAtCalls},
-		{"mutants", h.findMutants},
-	}
 	var errs []error
-	for _, p := range parts {
-		if !h.part(p.name) || ctx.Err() != nil {
-			continue
+	for _, stage := range stages {
+		var wg sync.WaitGroup
+		for _, p := range stage {
+			if h.wants(p.name) && ctx.Err() == nil {
+				wg.Go(func() {
+					err := h.one(ctx, p)
+					h.mu.Lock()
+					errs = append(errs, err)
+					h.mu.Unlock()
+				})
+			}
 		}
-		start := queue.Clock()
-		h.say("\n%s (seed %d)", p.name, h.seed)
-		if err := p.run(ctx); err != nil {
-			h.failed = true
-			errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
-		}
-		h.say("%s took %s", p.name, queue.Clock().Sub(start).Round(time.Second))
+		wg.Wait()
 	}
 	h.say("\nall took %s", queue.Clock().Sub(begun).Round(time.Second))
-	return errors.Join(append(errs, context.Cause(ctx))...)
+	err := errors.Join(append(errs, context.Cause(ctx))...)
+	h.failed = err != nil
+	return err
+}
+
+// one runs a part, and prints its report in one piece.
+func (h *harness) one(ctx context.Context, p part) error {
+	start := queue.Clock()
+	var report bytes.Buffer
+	own := &harness{options: h.options, out: &report, dir: h.dir, bin: h.bin, handler: h.handler, built: h.built}
+	own.say("\n%s (seed %d)", p.name, h.seed)
+	err := p.run(own, ctx)
+	own.say("%s took %s", p.name, queue.Clock().Sub(start).Round(time.Second))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, _ = h.out.Write(report.Bytes())
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	return nil
 }
 
 // site makes one in a directory of its own.

@@ -279,8 +279,8 @@ type verdict struct {
 // inParallel is how many broken programs run at once: they wait, mostly.
 const inParallel = 8
 
-// broken builds the program with all mutants, once.
-func (h *harness) broken(ctx context.Context) (string, error) {
+// breakIt builds the program with all mutants, once.
+func (h *harness) breakIt(ctx context.Context) (string, error) {
 	h.built.Do(func() {
 		var edits []chaos.Edit
 		for _, m := range mutants {
@@ -292,7 +292,7 @@ func (h *harness) broken(ctx context.Context) (string, error) {
 }
 
 func (h *harness) findMutants(ctx context.Context) error {
-	bin, err := h.broken(ctx)
+	bin, err := h.breakIt(ctx)
 	if err != nil {
 		return err
 	}
@@ -358,7 +358,7 @@ func (h *harness) try(ctx context.Context, bin string, m mutant) (v verdict) {
 	if err := run(d, ctx); err != nil {
 		return verdict{err: err}
 	}
-	_ = d.rest(ctx, 25*time.Second) // a queue that does not come to rest is found below
+	_ = d.rest(ctx, 40*time.Second) // a queue that does not come to rest is found below
 	for _, n := range append(d.workers, d.serve) {
 		_, _ = n.Stop(5 * time.Second) // with a defect it may end in any way
 	}

@@ -29,7 +29,7 @@ func (h *harness) order(ctx context.Context) error {
 		return err
 	}
 	h.say("%d answers of 200, %d of them without an fsync of the WAL between the last byte read and the first sent", seen, early)
-	bin, err := h.broken(ctx)
+	bin, err := h.breakIt(ctx)
 	if err != nil {
 		return err
 	}

@@ -99,6 +99,7 @@ func judgeOrder(r io.Reader) (seen, early int, err error) {
 	}
 	open := map[string]call{} // by process: what has begun
 	read := map[string]int{}  // by connection: when its last bytes came
+	posted := map[string]bool{}
 	type span struct{ from, to int }
 	var syncs []span
 	lines := bufio.NewScanner(r)
@@ -121,7 +122,8 @@ func judgeOrder(r io.Reader) (seen, early int, err error) {
 			syncs = append(syncs, span{c.begun, at})
 		case name == "read" && done && strings.HasPrefix(c.file, "TCP:") && !strings.Contains(m[5], "= -1") && !strings.HasSuffix(m[5], "= 0"):
 			read[c.file] = at
-		case name == "write" && m[3] != "" && strings.HasPrefix(c.file, "TCP:") && strings.Contains(m[5], `"HTTP/1.1 200 `):
+			posted[c.file] = posted[c.file] || strings.Contains(m[5], `"POST `)
+		case name == "write" && m[3] != "" && posted[c.file] && strings.Contains(m[5], `"HTTP/1.1 200 `):
 			seen++
 			covered := false
 			for i := len(syncs) - 1; i >= 0 && !covered && syncs[i].to > read[c.file]; i-- {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,8 @@ type drill struct {
 	ledger  *chaos.Ledger
 	serve   *chaos.Node
 	workers []*chaos.Node
+
+	pause time.Duration // between the bursts of a sender; 0: a second
 
 	commands atomic.Int64 // that ended by themselves
 	killed   atomic.Int64 // processes
@@ -97,7 +100,7 @@ func (d *drill) work(ctx context.Context) (stop func()) {
 		sender := chaos.NewSender(d.ledger, d.Listen)
 		defer sender.Close()
 		load := chaos.Load{
-			Seed: d.out.seed, Name: "kill", Senders: 8, Burst: 10, Pause: time.Second, MaxBody: 100_000,
+			Seed: d.out.seed, Name: "kill", Senders: 8, Burst: 10, Pause: cmp.Or(d.pause, time.Second), MaxBody: 100_000,
 			Events: []string{"push", "issues", "watch", "fork", "push"},
 		}
 		sender.Run(ctx, load)

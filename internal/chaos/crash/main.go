@@ -50,6 +50,7 @@ type options struct {
 	cycles   int
 	postgres int
 	calls    int
+	lasts    time.Duration // a soak; 0: none
 	keep     bool
 }
 
@@ -66,6 +67,7 @@ func run(stdout, stderr io.Writer, args []string) int {
 	flags.IntVar(&o.cycles, "cycles", 50, "kills on SQLite")
 	flags.IntVar(&o.postgres, "postgres", 20, "kills on PostgreSQL")
 	flags.IntVar(&o.calls, "calls", 25, "at how many system calls of each kind to kill")
+	flags.DurationVar(&o.lasts, "soak", 0, "everything at random for so long, and nothing else")
 	flags.BoolVar(&o.keep, "keep", false, "keep the directory, also when all is well")
 	if flags.Parse(args) != nil || flags.NArg() > 0 {
 		return 2
@@ -143,6 +145,10 @@ var stages = [][]part{
 
 func (h *harness) all(ctx context.Context) error {
 	begun := queue.Clock()
+	stages := stages
+	if h.lasts > 0 {
+		stages = [][]part{{{"soak", (*harness).soak}}}
+	}
 	var errs []error
 	for _, stage := range stages {
 		var wg sync.WaitGroup

@@ -28,6 +28,9 @@ func (h *harness) killsSQLite(ctx context.Context) error {
 
 func (h *harness) killsPostgres(ctx context.Context) error {
 	server, err := pgtest.Start(pgtest.Durable)
+	if errors.Is(err, pgtest.ErrMissing) {
+		return errMissing{err.Error()}
+	}
 	if err != nil {
 		return err
 	}

@@ -177,6 +177,10 @@ func (h *harness) one(ctx context.Context, p part) error {
 	own := &harness{options: h.options, out: &report, dir: h.dir, bin: h.bin, handler: h.handler, built: h.built}
 	own.say("\n%s (seed %d)", p.name, h.seed)
 	err := p.run(own, ctx)
+	if missing := (errMissing{}); errors.As(err, &missing) && os.Getenv("CI") != "true" {
+		own.say("not run: %s", missing.what)
+		err = nil
+	}
 	own.say("%s took %s", p.name, queue.Clock().Sub(start).Round(time.Second))
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -186,6 +190,11 @@ func (h *harness) one(ctx context.Context, p part) error {
 	}
 	return nil
 }
+
+// errMissing says what this machine lacks: where CI is true that is a failure.
+type errMissing struct{ what string }
+
+func (e errMissing) Error() string { return e.what }
 
 // site makes one in a directory of its own.
 func (h *harness) site(name, bin, database string) (*chaos.Site, error) {

@@ -22,7 +22,7 @@ import (
 // same eyes see it when a server answers before the commit.
 func (h *harness) order(ctx context.Context) error {
 	if _, err := exec.LookPath("strace"); err != nil {
-		return errors.New("strace is needed: install it (Debian, Ubuntu: apt-get install strace)")
+		return errMissing{"strace is needed: install it (Debian, Ubuntu: apt-get install strace)"}
 	}
 	seen, early, err := h.trace(ctx, "order", h.bin, nil)
 	if err != nil {

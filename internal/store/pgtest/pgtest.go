@@ -84,15 +84,15 @@ func Main(m *testing.M) int {
 	return code
 }
 
-// errMissing says that there is no PostgreSQL to start.
-var errMissing = errors.New("initdb, pg_ctl and postgres are needed: install postgresql (Debian, Ubuntu: apt-get install " +
+// ErrMissing says that there is no PostgreSQL to start.
+var ErrMissing = errors.New("initdb, pg_ctl and postgres are needed: install postgresql (Debian, Ubuntu: apt-get install " +
 	"postgresql), and put its bin directory into PATH if it is not below /usr/lib/postgresql")
 
 func require(t testing.TB, err error) {
 	t.Helper()
 	switch {
 	case err == nil:
-	case errors.Is(err, errMissing) && os.Getenv("CI") != "true":
+	case errors.Is(err, ErrMissing) && os.Getenv("CI") != "true":
 		t.Skip(err)
 	default:
 		t.Fatal(err)
@@ -317,7 +317,7 @@ func findBin() (string, error) {
 	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if err != nil || len(found) == 0 {
-		return "", errMissing
+		return "", ErrMissing
 	}
 	slices.Sort(found)
 	return filepath.Dir(found[len(found)-1]), nil

@@ -16,7 +16,7 @@ import (
 
 // calls are the system calls that KillAt knows, by name.
 var calls = map[string]uint64{
-	"fsync": unix.SYS_FSYNC, "pwrite64": unix.SYS_PWRITE64, "ftruncate": unix.SYS_FTRUNCATE, "fcntl": unix.SYS_FCNTL,
+	"fsync": unix.SYS_FSYNC, "renameat": unix.SYS_RENAMEAT, "pwrite64": unix.SYS_PWRITE64, "ftruncate": unix.SYS_FTRUNCATE, "fcntl": unix.SYS_FCNTL,
 }
 
 // KillAtArgs are what a program must be started with that calls KillAt: the

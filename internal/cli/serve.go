@@ -213,7 +213,7 @@ func listen(ctx context.Context, flag, address string) (net.Listener, error) {
 func (s *service) ready() error {
 	select {
 	case <-s.store.Broken():
-		return queue.ErrBroken
+		return s.store.WhyBroken()
 	case <-s.draining.Done():
 		return errors.New("draining")
 	default:

@@ -24,6 +24,9 @@ var (
 	ErrUnknownRoute = errors.New("unknown route")
 )
 
+// isBroken tells whether a store can't be used again by this process.
+func isBroken(err error) bool { return errors.Is(err, ErrBroken) || errors.Is(err, ErrDamaged) }
+
 // UnknownRoute is ErrUnknownRoute with the name and those there are; where says
 // what has them.
 func UnknownRoute(name, where string, have []string) error {

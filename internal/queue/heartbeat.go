@@ -28,7 +28,7 @@ func (w *worker) heartbeats() {
 		}
 		if err != nil && w.background.Err() == nil {
 			w.log.Error("heartbeat", "worker", w.name(), "error", err.Error())
-			if errors.Is(err, ErrSchema) || errors.Is(err, ErrBroken) {
+			if errors.Is(err, ErrSchema) || isBroken(err) {
 				w.fail(err)
 			}
 		}

@@ -91,8 +91,10 @@ type Store interface {
 	// CheckSchema returns ErrSchema when the database is not at the version
 	// that this program was built for.
 	CheckSchema(ctx context.Context) error
-	// Broken is closed when the disk failed to sync.
+	// Broken is closed when nothing can go on: the disk failed to sync, or the file
+	// was found damaged. WhyBroken tells, as ErrBroken or ErrDamaged.
 	Broken() <-chan struct{}
+	WhyBroken() error
 	Close() error
 }
 

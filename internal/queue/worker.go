@@ -106,7 +106,7 @@ type sighting struct {
 
 // Work claims and runs jobs until ctx ends, then drains: no more claims,
 // running handlers may end within the drain timeout, what is left is stopped
-// and goes back. It returns nil after a drain, ErrSchema or ErrBroken when it
+// and goes back. It returns nil after a drain, ErrSchema, ErrBroken or ErrDamaged when it
 // can't go on, and an error when it couldn't begin: with Once also when the store
 // is unavailable, else that is waited out.
 func (q *Queue) Work(ctx context.Context, o WorkerOptions) error {
@@ -139,13 +139,13 @@ func (q *Queue) Work(ctx context.Context, o WorkerOptions) error {
 	}
 
 	err := w.loop(ctx)
-	if errors.Is(err, ErrBroken) {
+	if isBroken(err) {
 		stopHandling(ErrStopped) // no result could be kept
 	}
 	w.drain(stopHandling)
 	stopBackground()
 	helpers.Wait()
-	if errors.Is(err, ErrBroken) {
+	if isBroken(err) {
 		return err
 	}
 	return errors.Join(err, w.unregister(ctx))
@@ -266,12 +266,12 @@ func (w *worker) loop(ctx context.Context) error {
 		case <-w.freed:
 		case <-w.q.wake:
 		case <-w.q.store.Broken():
-			return ErrBroken
+			return w.q.store.WhyBroken()
 		}
 		w.adopt(w.q.cfg.Load())
 		wait, idle, err := w.claimAll(ctx)
 		switch {
-		case errors.Is(err, ErrBroken) || errors.Is(err, ErrSchema):
+		case isBroken(err) || errors.Is(err, ErrSchema):
 			return err
 		case err != nil && ctx.Err() == nil:
 			if w.o.Once {
@@ -304,7 +304,7 @@ func (w *worker) name() Text {
 
 // cause is nil when the worker was told to stop, else what made it fail.
 func (w *worker) cause(ctx context.Context) error {
-	if err := context.Cause(ctx); errors.Is(err, ErrSchema) || errors.Is(err, ErrBroken) {
+	if err := context.Cause(ctx); errors.Is(err, ErrSchema) || isBroken(err) {
 		return err
 	}
 	return nil
@@ -556,7 +556,7 @@ func (w *worker) settle(log *slog.Logger, j Job, s Settlement) {
 			w.count(func() { w.counts.stale++ })
 			log.Warn("stale: the claim is not ours any more, its result is dropped", "outcome", string(s.Ending))
 			return
-		case errors.Is(err, ErrBroken), w.leaseLeft() <= 0, w.background.Err() != nil:
+		case isBroken(err), w.leaseLeft() <= 0, w.background.Err() != nil:
 			log.Error("lost: the result could not be stored, the job will run again", "outcome", string(s.Ending), "error", err.Error())
 			return
 		}

@@ -37,7 +37,7 @@ func (s *SQLite) Check(ctx context.Context) (queue.Checked, error) {
 		return queue.Checked{}, context.Cause(ctx)
 	case limited.Err() != nil:
 		return queue.Checked{State: queue.CheckUnfinished}, nil
-	case errors.Is(err, queue.ErrDamaged):
+	case errors.Is(err, queue.ErrDamaged) && s.WhyBroken() == nil:
 		return queue.Checked{}, fmt.Errorf("check %s: %w%s", s.database, err, restoreIt)
 	case err != nil:
 		return queue.Checked{}, fmt.Errorf("check %s: %w", s.database, err)

@@ -271,3 +271,46 @@ func TestBackupOfDamage(t *testing.T) {
 	}
 	wantFiles(t, dir, "q.db")
 }
+
+// TestDamageWhileWorking: once a read or a write has met it, nothing more is
+// acknowledged.
+func TestDamageWhileWorking(t *testing.T) {
+	t.Parallel()
+	for name, meet := range map[string]func(*SQLite) error{
+		"a read": func(s *SQLite) error {
+			_, err := s.Payload(t.Context(), 1)
+			return err
+		},
+		"a write": func(s *SQLite) error {
+			_, err := s.Insert(t.Context(), signed("new", []byte("{}"), "r"))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t, "")
+			path := s.database
+			deliver(t, s, 0, 60)
+			must(t, s.Close())
+			pages := int64(len(read(t, path))) / pageSize
+			s = open(t, path)
+			for page := int64(6); page < pages; page++ {
+				damage(t, path, -1, page*pageSize)
+			}
+			if err := meet(s); !errors.Is(err, queue.ErrDamaged) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "orchestrate restore") {
+				t.Errorf("got %v, want ErrDamaged with the file, and what to do", err)
+			}
+			select {
+			case <-s.Broken():
+			default:
+				t.Error("it is not broken")
+			}
+			if err := s.WhyBroken(); !errors.Is(err, queue.ErrDamaged) {
+				t.Errorf("why: got %v", err)
+			}
+			if _, err := s.Insert(t.Context(), signed("later", []byte("{}"), "r")); !errors.Is(err, queue.ErrDamaged) {
+				t.Errorf("an insert afterwards: got %v, want ErrDamaged", err)
+			}
+		})
+	}
+}

@@ -65,6 +65,12 @@ func nextStep(e *sqlite.Error) string {
 
 const restoreIt = "; stop what uses it, keep its files, and restore a backup: orchestrate restore BACKUP"
 
+// isDamage: what the file holds can't be what SQLite wrote.
+func isDamage(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && (e.Code()&0xff == sqlite3.SQLITE_CORRUPT || e.Code()&0xff == sqlite3.SQLITE_NOTADB)
+}
+
 // isSyncFailure: after a failed fsync the kernel may have dropped the dirty
 // pages and report success the next time, so nothing cached can be trusted.
 func isSyncFailure(e *sqlite.Error) bool {

@@ -352,6 +352,9 @@ func (p *Postgres) Close() error {
 // sync crashes and recovers by itself.
 func (p *Postgres) Broken() <-chan struct{} { return p.broken }
 
+// WhyBroken implements queue.Store.
+func (p *Postgres) WhyBroken() error { return nil }
+
 // Shrink implements queue.Store. Autovacuum makes the space of deleted rows
 // usable again; giving it back would lock whole tables.
 func (p *Postgres) Shrink(context.Context) error { return nil }

@@ -67,6 +67,9 @@ func each(ctx context.Context, q querier, query string, a args, scan func(*sql.R
 		ctx, cancel = b.deadline(ctx)
 		defer cancel()
 	}
+	if n, ok := q.(interface{ noticed(err error) error }); ok {
+		defer func() { err = n.noticed(err) }()
+	}
 	rows, err := q.QueryContext(ctx, query, a...)
 	if err != nil {
 		return err

@@ -70,15 +70,14 @@ func openEntered(ctx context.Context, o Options) (*SQLite, error) {
 	if s.pool, err = sql.Open("sqlite", dsn(o.Database, o.Timeout, "query_only(1)")); err != nil {
 		return nil, err
 	}
-	s.reads = s.pool
 	s.pool.SetMaxOpenConns(readers)
 	s.pool.SetMaxIdleConns(readers)
 	if s.writes, err = sql.Open("sqlite", dsn(o.Database, o.Timeout)); err != nil {
 		return nil, errors.Join(err, s.pool.Close())
 	}
 	s.writes.SetMaxOpenConns(1)
-	s.w = newWriter(s.writes)
-	s.runner = s.w
+	s.w = newWriter(s.writes, o.Database)
+	s.runner, s.reads = s.w, reads{s.pool, s.w}
 	if err := s.begin(ctx, o); err != nil {
 		return nil, errors.Join(o.failed(err), s.Close())
 	}
@@ -130,6 +129,25 @@ func (s *SQLite) Close() error {
 
 // Broken implements queue.Store.
 func (s *SQLite) Broken() <-chan struct{} { return s.w.broken }
+
+// WhyBroken implements queue.Store.
+func (s *SQLite) WhyBroken() error {
+	select {
+	case <-s.w.broken:
+		return s.w.why
+	default:
+		return nil
+	}
+}
+
+// reads are a pool that tells the writer what it finds damaged: nothing more may be
+// acknowledged into that.
+type reads struct {
+	*sql.DB
+	w *writer
+}
+
+func (r reads) noticed(err error) error { return r.w.noteBroken(err) }
 
 var ofdLocks sync.Once
 

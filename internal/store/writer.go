@@ -27,10 +27,14 @@ const (
 // it in one transaction, commits once, then answers all: no timer, groups form
 // by themselves while a commit is under way.
 type writer struct {
-	db     *sql.DB
-	urgent chan *op // settles, claims, heartbeats, verbs: before intake
-	intake chan *op
-	broken chan struct{} // closed after a failed sync
+	db       *sql.DB
+	database string
+	urgent   chan *op // settles, claims, heartbeats, verbs: before intake
+	intake   chan *op
+
+	broken   chan struct{} // closed after a failed sync, or when damage was met
+	why      error         // to be read once broken is closed
+	breaking sync.Once
 
 	start   sync.Once
 	stop    chan struct{}
@@ -42,9 +46,9 @@ type writer struct {
 	dirty bool // written since the last checkpoint
 }
 
-func newWriter(db *sql.DB) *writer {
+func newWriter(db *sql.DB, database string) *writer {
 	return &writer{
-		db: db, urgent: make(chan *op, maxWaiting), intake: make(chan *op, maxWaiting),
+		db: db, database: database, urgent: make(chan *op, maxWaiting), intake: make(chan *op, maxWaiting),
 		broken: make(chan struct{}), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 }
@@ -192,7 +196,7 @@ var errTransaction = errors.New("transaction")
 func (w *writer) transaction(fn func(context.Context, querier) error) error {
 	select {
 	case <-w.broken:
-		return queue.ErrBroken
+		return w.why
 	default:
 	}
 	ctx := context.Background()
@@ -212,8 +216,7 @@ func (w *writer) transaction(fn func(context.Context, querier) error) error {
 	if _, rollback := w.ExecContext(ctx, "ROLLBACK"); rollback != nil {
 		w.release()
 	}
-	w.noteBroken(err)
-	return err
+	return w.noteBroken(err)
 }
 
 func (w *writer) begin(ctx context.Context) error {
@@ -257,14 +260,22 @@ func (w *writer) separately(ctx context.Context, q querier, group []*op, errs []
 	return nil
 }
 
-func (w *writer) noteBroken(err error) {
-	if errors.Is(classify(err), queue.ErrBroken) {
-		select {
-		case <-w.broken:
-		default:
-			close(w.broken)
-		}
+// noteBroken ends all writing where an error says that nothing can be trusted. It
+// returns the error; of damage one that names the file.
+func (w *writer) noteBroken(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isDamage(err):
+		err = fmt.Errorf("%w: %s: %w%s", queue.ErrDamaged, w.database, err, restoreIt)
+	case !errors.Is(classify(err), queue.ErrBroken):
+		return err
 	}
+	w.breaking.Do(func() {
+		w.why = classify(err)
+		close(w.broken)
+	})
+	return err
 }
 
 // checkpoint empties the WAL. Others may be reading or writing: then it stays,
@@ -275,8 +286,7 @@ func (w *writer) checkpoint() {
 	}
 	done, err := emptyWAL(context.Background(), w.conn)
 	w.dirty = !done
-	w.noteBroken(err)
-	if err != nil {
+	if w.noteBroken(err) != nil {
 		w.release()
 	}
 }

@@ -95,6 +95,40 @@ func Holders(ctx context.Context, database string) (pids []int, err error) {
 	return pids, rows.Err()
 }
 
+// Attempt is what is recorded of the last attempt at a route.
+type Attempt struct {
+	Outcome, Error string
+	Took           time.Duration
+	Output         int // bytes that were kept
+}
+
+// Attempts are those of the newest event that has any, by route.
+func Attempts(ctx context.Context, database string) (map[string]Attempt, error) {
+	db, err := Open(database)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = db.Close() }()
+	rows, err := db.QueryContext(ctx, `SELECT route, outcome, coalesce(error_message, ''), finished_at - started_at, coalesce(length(output), 0)
+		FROM webhook_attempts WHERE event_id = (SELECT max(event_id) FROM webhook_attempts) ORDER BY claim_seq`)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // read-only
+	all := map[string]Attempt{}
+	for rows.Next() {
+		var route string
+		var a Attempt
+		var ms int64
+		if err := rows.Scan(&route, &a.Outcome, &a.Error, &ms, &a.Output); err != nil {
+			return nil, err
+		}
+		a.Took = time.Duration(ms) * time.Millisecond
+		all[route] = a
+	}
+	return all, rows.Err()
+}
+
 // Check holds everything that was promised against the database, the ledger and
 // what the handlers wrote down.
 func Check(ctx context.Context, database string, f Facts) ([]Finding, error) {
@@ -638,6 +672,22 @@ func Survivors(out string) []string {
 		left = append(left, fmt.Sprintf("process %d: %s", pid, bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
 	}
 	return left
+}
+
+// Zombies are the children of a process that have ended and were not waited for.
+func Zombies(parent int) (zombies []string) {
+	entries, _ := os.ReadDir("/proc") // none: there is no such thing here
+	for _, e := range entries {
+		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		if err != nil {
+			continue
+		}
+		_, rest, _ := bytes.Cut(stat, []byte(") ")) // behind the name, which may hold anything
+		if bytes.HasPrefix(rest, fmt.Appendf(nil, "Z %d ", parent)) {
+			zombies = append(zombies, e.Name())
+		}
+	}
+	return zombies
 }
 
 func survivors(out string) (pids []int) {

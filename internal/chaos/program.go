@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -61,8 +62,6 @@ secrets: ["file:%s/secret"]
 log: {format: json, level: info}
 drain_timeout: 2s
 processor: {concurrency: 4, poll_interval: 500ms}
-retry: {max: 3, base: %s, unavailable: {base: %s, for: 1h}}
-routes:
 `
 
 const route = `  - name: %s
@@ -96,13 +95,18 @@ func NewSite(dir, bin, handler, database string) (*Site, error) {
 			events[name] = append(events[name], event)
 		}
 	}
-	text := fmt.Sprintf(configuration, s.Listen, s.Admin, s.Database, dir, RetryBase, UnavailableBase)
-	for _, name := range []string{"work", "flaky", "slow", "family", "long", "dead"} {
+	routes := fmt.Sprintf("retry: {max: 3, base: %s, unavailable: {base: %s, for: 1h}}\nroutes:\n", RetryBase, UnavailableBase)
+	for _, name := range slices.Sorted(maps.Keys(events)) {
 		slices.Sort(events[name])
-		text += fmt.Sprintf(route, name, strings.Join(events[name], ", "), handler, OutVariable, s.Out)
+		routes += fmt.Sprintf(route, name, strings.Join(events[name], ", "), handler, OutVariable, s.Out)
 	}
-	return s, errors.Join(os.MkdirAll(s.Out, 0o700), os.WriteFile(s.path("config.yaml"), []byte(text), 0o600),
-		os.WriteFile(s.path("secret"), []byte(Secret+"\n"), 0o600))
+	return s, errors.Join(os.MkdirAll(s.Out, 0o700), s.Configure(routes), os.WriteFile(s.path("secret"), []byte(Secret+"\n"), 0o600))
+}
+
+// Configure replaces what is configured of retries and routes.
+func (s *Site) Configure(routes string) error {
+	text := fmt.Sprintf(configuration, s.Listen, s.Admin, s.Database, s.Dir) + routes
+	return os.WriteFile(s.path("config.yaml"), []byte(text), 0o600)
 }
 
 func (s *Site) path(name string) string { return filepath.Join(s.Dir, name) }

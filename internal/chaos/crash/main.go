@@ -63,7 +63,7 @@ func run(stdout, stderr io.Writer, args []string) int {
 	flags := flag.NewFlagSet("crash", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Uint64Var(&o.seed, "seed", 1, "of everything that is random")
-	flags.StringVar(&o.parts, "parts", "", "only these, with commas between: kills,postgres,order,calls,mutants")
+	flags.StringVar(&o.parts, "parts", "", "only these, with commas between: handlers,kills,postgres,order,calls,mutants")
 	flags.IntVar(&o.cycles, "cycles", 50, "kills on SQLite")
 	flags.IntVar(&o.postgres, "postgres", 20, "kills on PostgreSQL")
 	flags.IntVar(&o.calls, "calls", 25, "at how many system calls of each kind to kill")
@@ -139,6 +139,7 @@ type part struct {
 // stages are run one after the other, the parts of one at the same time: they
 // wait for leases and retries, mostly.
 var stages = [][]part{
+	{{"handlers", (*harness).handlers}},
 	{{"kills", (*harness).killsSQLite}, {"postgres", (*harness).killsPostgres}, {"order", (*harness).order}},
 	{{"calls", (*harness).killAtCalls}, {"mutants", (*harness).findMutants}},
 }

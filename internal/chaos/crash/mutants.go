@@ -373,9 +373,12 @@ func (h *harness) try(ctx context.Context, bin string, m mutant) (v verdict) {
 
 // post sends one delivery until it is taken.
 func (d *drill) post(ctx context.Context, id, event string) error {
+	return d.postBody(ctx, id, event, fmt.Appendf(nil, "{\"id\": %q}\n", id))
+}
+
+func (d *drill) postBody(ctx context.Context, id, event string, body []byte) error {
 	sender := chaos.NewSender(d.ledger, d.Listen)
 	defer sender.Close()
-	body := fmt.Appendf(nil, "{\"id\": %q}\n", id)
 	status := 0
 	for range 5 {
 		if status = sender.Post(ctx, chaos.Delivery{ID: id, Event: event, Body: body}); status == http.StatusOK {

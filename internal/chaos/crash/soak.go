@@ -127,6 +127,8 @@ func (d *drill) look(n *chaos.Node) sample {
 			switch fields[0] {
 			case "VmRSS:":
 				s["memory, KiB"] = value
+			case "VmHWM:":
+				s["memory at most, KiB"] = value
 			case "Threads:":
 				s["threads"] = value
 			}

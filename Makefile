@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help build run test lint tidy completions bench nodes chaos-programs chaos chaos-long soak powerloss bench-postgres fuzz cross clean
+.PHONY: help build run test lint tidy completions bench nodes chaos-programs chaos chaos-long soak powerloss bench-postgres fuzz model nightly cross clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,10 +79,19 @@ bench: ## benchmarks of intake, claim, settle and list
 bench-postgres: ## our stores beside River on one PostgreSQL: docs/performance.md
 	cd internal/bench/peers && go run . $(PEERS)
 
-fuzz: ## every fuzz test, 10 s each
+FUZZTIME ?= 10s
+fuzz: ## every fuzz test, 10 s each; FUZZTIME=t
 	@for pkg in $$(go list ./internal/...); do \
 		for name in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
-			go test -run '^$$' -fuzz "^$$name\$$" -fuzztime 10s $$pkg || exit 1; done; done
+			go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; done; done
+
+MODEL_STEPS ?= 10000
+model: ## random operations on each kind of store, against a model; MODEL_STEPS=n
+	MODEL_STEPS=$(MODEL_STEPS) go test -count=1 -timeout 3h -v -run '^TestModel$$' ./internal/store
+
+nightly: ## what takes too long for each change: 30 s a fuzz test, 100,000 operations a store
+	$(MAKE) fuzz FUZZTIME=30s
+	$(MAKE) model MODEL_STEPS=100000
 
 cross: ## vet for the other systems
 	for os in darwin windows freebsd; do CGO_ENABLED=0 GOOS=$$os go vet ./... || exit 1; done

@@ -20,7 +20,11 @@ func TestModel(t *testing.T) {
 			}
 		}
 	}
-	set("rapid.steps", "300") // a round; many, so that states of many steps are met
+	rounds := "80" // of so many operations
+	if os.Getenv("MODEL_STEPS") != "" {
+		rounds = "300" // states of many steps are met, too
+	}
+	set("rapid.steps", rounds)
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
 		s := open(t, "")
@@ -28,16 +32,16 @@ func TestModel(t *testing.T) {
 		if _, err := s.writes.Exec("PRAGMA synchronous = OFF"); err != nil {
 			t.Fatal(err)
 		}
-		storetest.Model(t, s, modelSteps(t, 1000))
+		storetest.Model(t, s, modelSteps(t, 800))
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
-		storetest.Model(t, openServer(t, ""), modelSteps(t, 1000))
+		storetest.Model(t, openServer(t, ""), modelSteps(t, 800))
 	})
 	t.Run("pooler", func(t *testing.T) {
 		t.Parallel()
 		pooler := pgtest.NewPooler(t, migrated(t), 2)
-		storetest.Model(t, openServer(t, pooler.URL()+"&default_query_exec_mode=exec"), modelSteps(t, 500))
+		storetest.Model(t, openServer(t, pooler.URL()+"&default_query_exec_mode=exec"), modelSteps(t, 400))
 	})
 }
 

@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 GOLANGCI = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: help build run test lint tidy completions bench nodes chaos-programs chaos chaos-long soak powerloss bench-postgres fuzz model nightly cross clean
+.PHONY: help build run test lint tidy completions bench nodes chaos-programs chaos chaos-long soak powerloss faults bench-postgres fuzz model nightly cross clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,7 @@ nodes: ## receivers and workers on one PostgreSQL, with faults; NODES_ROUNDS=n, 
 # internal/chaos/disk is a module of its own: go-fuse never reaches the program.
 chaos-programs:
 	go build -buildvcs=false -o bin/ ./internal/chaos/crash ./internal/chaos/hostile ./internal/chaos/netns
-	go build -C internal/chaos/disk -buildvcs=false -o "$(CURDIR)/bin/disk" .
+	go build -C internal/chaos/disk -buildvcs=false -o "$(CURDIR)/bin/" . ./faults
 
 # 3 is "not run", with the reason; the disks and the networks need root.
 chaos: chaos-programs ## kills, power losses, failing disks, hostile HTTP, cut networks: 8 minutes
@@ -60,6 +60,7 @@ chaos: chaos-programs ## kills, power losses, failing disks, hostile HTTP, cut n
 chaos-long: chaos-programs ## the same, 2,000 kills and 500 power losses; CHAOS_SEED=n
 	bin/crash -seed $(CHAOS_SEED) -cycles 2000 -postgres 200 -calls 1000
 	bin/disk -seed $(CHAOS_SEED) -ext4-cycles 140 -fuse-cycles 360 || test $$? = 3
+	bin/faults -seed $(CHAOS_SEED) || test $$? = 3
 	bin/hostile -for 10s || test $$? = 3
 	NODES_ROUNDS=10 bin/netns || test $$? = 3
 	go test -count=1 -timeout 1h ./internal/store -run '^TestCrashes$$' -v -args -crashes 20
@@ -70,6 +71,9 @@ soak: chaos-programs ## everything at random for 30 minutes, and what the proces
 
 powerloss: chaos-programs ## the power goes under load; POWERLOSS="-ext4-cycles n -fuse-cycles n -seed n"
 	bin/disk $(POWERLOSS)
+
+faults: chaos-programs ## disks that fail: fsync, full, read-only, slow; and few descriptors; FAULTS="-short -only WORD -seed n"
+	bin/faults $(FAULTS)
 
 bench: ## benchmarks of intake, claim, settle and list
 	go test -run '^$$' -bench . -benchmem ./internal/...

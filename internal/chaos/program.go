@@ -188,6 +188,9 @@ func (n *Node) PID() int { return n.cmd.Process.Pid }
 // Ended is closed when the process has ended.
 func (n *Node) Ended() <-chan struct{} { return n.done }
 
+// ExitCode is that of a process that has ended; -1: by a signal.
+func (n *Node) ExitCode() int { return n.cmd.ProcessState.ExitCode() }
+
 // Signal sends a signal; that the process has ended already is no error.
 func (n *Node) Signal(sig syscall.Signal) error {
 	if err := n.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {

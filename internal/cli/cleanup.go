@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"orchestrate/internal/config"
 	"orchestrate/internal/queue"
+	"orchestrate/internal/store"
 )
 
 type cleanupOptions struct {
@@ -34,7 +36,10 @@ it is still known as a duplicate; a later cleanup forgets it.
 
 At most once a day it first checks the SQLite file, for a minute at most: its
 structure, and stored payloads against their digests, each time from where it
-ended. Damage ends it with 8; from a damaged structure nothing is deleted.`,
+ended. Damage ends it with 8; from a damaged structure nothing is deleted.
+
+It works on a full disk: it first gives up the room that serve keeps for it beside
+the database, and takes that again at its end.`,
 		Example: `  orchestrate cleanup --older-than 30d
   orchestrate cleanup --older-than 90d --include-dead --dry-run`,
 		Args: args(0, 0, ""),
@@ -62,6 +67,11 @@ ended. Damage ends it with 8; from a damaged structure nothing is deleted.`,
 const maxBatch = 1000
 
 func runCleanup(ctx context.Context, a *App, o *cleanupOptions) error {
+	restore, err := a.freeReserve(o.dryRun)
+	if err != nil {
+		return err
+	}
+	defer restore()
 	q, err := a.queue(ctx)
 	if err != nil {
 		return err
@@ -107,6 +117,28 @@ func damagedPayloads(ids []int64) error {
 	}
 	return fmt.Errorf("%w: the payload of %s is not what was signed: %s; a backup from before may have it",
 		queue.ErrDamaged, count(len(ids), "event"), strings.Join(words, ", "))
+}
+
+// freeReserve makes room for what a cleanup writes. What it returns takes the
+// room again.
+func (a *App) freeReserve(dryRun bool) (restore func(), err error) {
+	w, err := a.wire()
+	if err != nil {
+		return nil, err
+	}
+	database := w.config.DatabaseURL()
+	if dryRun {
+		return func() {}, nil
+	}
+	return func() {
+		var err error
+		if a.store != nil {
+			err = a.store.Close() // with what is left of the room given back
+		}
+		if err = errors.Join(err, store.KeepReserve(database)); err != nil {
+			a.note("%s; the next start of serve tries again", err)
+		}
+	}, store.FreeReserve(database)
 }
 
 func cleaned(r queue.CleanupResult, o *cleanupOptions) string {

@@ -15,6 +15,7 @@ import (
 	"orchestrate/internal/config"
 	"orchestrate/internal/queue"
 	"orchestrate/internal/server"
+	"orchestrate/internal/store"
 )
 
 type serveOptions struct {
@@ -94,6 +95,9 @@ func runServe(ctx context.Context, a *App, o *serveOptions) error {
 		return err
 	}
 	s.store = a.store
+	if err := store.KeepReserve(w.config.DatabaseURL()); err != nil {
+		w.log.WarnContext(ctx, "no room for a reserve: a cleanup of a full disk may need room made by other means", "error", err.Error())
+	}
 	sources, err := s.sources(ctx, w, config.GenerateSecret) // may make a secret, in the directory that the database has made
 	if err != nil {
 		return err
@@ -220,7 +224,10 @@ func (s *service) ready() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 	defer cancel()
-	return s.store.CheckSchema(ctx)
+	if err := s.store.CheckSchema(ctx); err != nil {
+		return err
+	}
+	return s.store.CheckWrites(ctx)
 }
 
 const readyTimeout = 2 * time.Second

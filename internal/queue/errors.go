@@ -12,11 +12,11 @@ import (
 var (
 	ErrNotFound     = errors.New("not found")
 	ErrAmbiguous    = errors.New("ambiguous")
-	ErrRefused      = errors.New("refused")                       // the state does not allow it
-	ErrInvalid      = errors.New("invalid")                       // a value that can't be used
-	ErrUnavailable  = errors.New("database unavailable")          // away, locked, full, unreadable; may come back
-	ErrBusy         = errors.New("too much waits for the disk")   // the writer's queue is full
-	ErrBroken       = errors.New("the disk failed to sync")       // nothing cached can be trusted: restart
+	ErrRefused      = errors.New("refused")                     // the state does not allow it
+	ErrInvalid      = errors.New("invalid")                     // a value that can't be used
+	ErrUnavailable  = errors.New("database unavailable")        // away, locked, full, unreadable; may come back
+	ErrBusy         = errors.New("too much waits for the disk") // the writer's queue is full
+	ErrBroken       = errors.New("the disk failed to sync; look at it and at the log of the kernel, then start again")
 	ErrDamaged      = errors.New("the database is damaged")       // a page, or the log: restore a backup
 	ErrSchema       = errors.New("schema version does not match") // older or newer than this program
 	ErrStale        = errors.New("claim is stale")                // another claim, or a verb, was first

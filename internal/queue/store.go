@@ -91,6 +91,9 @@ type Store interface {
 	// CheckSchema returns ErrSchema when the database is not at the version
 	// that this program was built for.
 	CheckSchema(ctx context.Context) error
+	// CheckWrites tries a write after one has failed, as on a full disk, and
+	// returns its error; nil while none has failed.
+	CheckWrites(ctx context.Context) error
 	// Broken is closed when nothing can go on: the disk failed to sync, or the file
 	// was found damaged. WhyBroken tells, as ErrBroken or ErrDamaged.
 	Broken() <-chan struct{}

@@ -52,7 +52,7 @@ func nextStep(e *sqlite.Error) string {
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 		return "; another process holds its lock: try again, or wait longer with --timeout"
 	case sqlite3.SQLITE_FULL:
-		return "; make room on its disk"
+		return "; make room on its disk, as with: orchestrate cleanup"
 	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH:
 		return "; may this user read and write the file and its directory?"
 	case sqlite3.SQLITE_NOTADB:
@@ -76,6 +76,20 @@ func isDamage(err error) bool {
 func isSyncFailure(e *sqlite.Error) bool {
 	switch e.Code() {
 	case sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC:
+		return true
+	}
+	return false
+}
+
+// isDiskFailure: the disk does not take what is written, full or read-only or
+// worse, until somebody mends that.
+func isDiskFailure(err error) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM:
 		return true
 	}
 	return false

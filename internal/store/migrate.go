@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"syscall"
 	"time"
 
 	"orchestrate/internal/queue"
@@ -109,6 +108,9 @@ func migrateSQLite(ctx context.Context, o Options, fn func(context.Context, *goo
 		if err != nil {
 			err = o.failed(err)
 		}
+		if errors.Is(err, queue.ErrBroken) {
+			mark(o.Database)
+		}
 	}()
 	unlock, err := lockMigrations(ctx, o)
 	if err != nil {
@@ -120,8 +122,11 @@ func migrateSQLite(ctx context.Context, o Options, fn func(context.Context, *goo
 		return 0, err
 	}
 	defer leave()
+	if err := settleWAL(ctx, o); err != nil {
+		return 0, err
+	}
 	if err := createFile(ctx, o); err != nil {
-		return 0, classify(err)
+		return 0, err
 	}
 	db, err := sql.Open("sqlite", dsn(o.Database, o.Timeout))
 	if err != nil {
@@ -234,8 +239,8 @@ func syncDirs(dir string) error {
 	}
 	for ; ; dir = filepath.Dir(dir) {
 		err := syncDir(dir)
-		if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, errors.ErrUnsupported) {
-			return fmt.Errorf("%w: sync directory %s: %w", queue.ErrUnavailable, dir, err)
+		if err != nil && !isNoSync(err) {
+			return fmt.Errorf("sync directory %s: %w", dir, syncFailure(err))
 		}
 		if dir == filepath.Dir(dir) {
 			return nil

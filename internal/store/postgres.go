@@ -348,6 +348,9 @@ func (p *Postgres) Close() error {
 	return nil
 }
 
+// CheckWrites implements queue.Store: a server that can't write ends.
+func (p *Postgres) CheckWrites(context.Context) error { return nil }
+
 // Broken implements queue.Store. It is never closed: a server that failed to
 // sync crashes and recovers by itself.
 func (p *Postgres) Broken() <-chan struct{} { return p.broken }

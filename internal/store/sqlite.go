@@ -64,6 +64,8 @@ func openEntered(ctx context.Context, o Options) (*SQLite, error) {
 		if _, err := MigrateUp(ctx, o); err != nil {
 			return nil, err
 		}
+	} else if err := settleWAL(ctx, o); err != nil {
+		return nil, o.failed(err)
 	}
 	s := &SQLite{shared: shared{dialect: sqliteDialect, clock: queue.Now}, database: o.Database, leave: func() {}}
 	var err error
@@ -72,14 +74,17 @@ func openEntered(ctx context.Context, o Options) (*SQLite, error) {
 	}
 	s.pool.SetMaxOpenConns(readers)
 	s.pool.SetMaxIdleConns(readers)
-	if s.writes, err = sql.Open("sqlite", dsn(o.Database, o.Timeout)); err != nil {
+	if s.writes, err = sql.Open("sqlite", dsn(o.Database, min(o.Timeout, busyPoll))); err != nil {
 		return nil, errors.Join(err, s.pool.Close())
 	}
 	s.writes.SetMaxOpenConns(1)
-	s.w = newWriter(s.writes, o.Database)
+	s.w = newWriter(s.writes, o)
 	s.runner, s.reads = s.w, reads{s.pool, s.w}
 	if err := s.begin(ctx, o); err != nil {
-		return nil, errors.Join(o.failed(err), s.Close())
+		if err = o.failed(err); errors.Is(err, queue.ErrBroken) {
+			err = s.w.noteBroken(err)
+		}
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
@@ -99,7 +104,7 @@ func (s *SQLite) begin(ctx context.Context, o Options) error {
 	if !o.Create {
 		return nil
 	}
-	if err := checkPragmas(ctx, s.writes, o.Timeout, false); err != nil {
+	if err := checkPragmas(ctx, s.writes, min(o.Timeout, busyPoll), false); err != nil {
 		return err
 	}
 	conn, err := s.writes.Conn(ctx)
@@ -107,7 +112,26 @@ func (s *SQLite) begin(ctx context.Context, o Options) error {
 		return err
 	}
 	_, err = emptyWAL(ctx, conn) // busy beside living processes is an answer, not an error
-	return errors.Join(err, conn.Close())
+	if err = errors.Join(err, conn.Close()); err != nil {
+		return err
+	}
+	return errors.Join(s.openReaders(ctx), keepNames(o.Database))
+}
+
+// openReaders has them get their file descriptors before others can take all
+// that there are.
+func (s *SQLite) openReaders(ctx context.Context) (err error) {
+	var conns [readers]*sql.Conn
+	for i := range conns {
+		if conns[i], err = s.pool.Conn(ctx); err != nil {
+			break
+		}
+		defer func() { _ = conns[i].Close() }() // returns it to the pool
+		if _, err = one[int64](ctx, conns[i], "SELECT count(*) FROM sqlite_master"); err != nil {
+			break
+		}
+	}
+	return err
 }
 
 // failed is an error of opening the database.
@@ -116,13 +140,29 @@ func (o Options) failed(err error) error {
 }
 
 // Close waits for the writes that were asked for and closes the file. It may be
-// called again.
+// called again. After a failed sync the file is left to the end of the process:
+// to close the last connection of a database is a checkpoint.
 func (s *SQLite) Close() error {
 	var err error
 	s.closing.Do(func() {
 		s.w.close()
+		if s.w.syncFailed() {
+			return
+		}
 		err = errors.Join(s.writes.Close(), s.pool.Close())
 		s.leave()
+	})
+	return err
+}
+
+// CheckWrites implements queue.Store. The write of a heartbeat is the first to
+// fail where no deliveries come.
+func (s *SQLite) CheckWrites(ctx context.Context) error {
+	if !s.w.refused.Load() {
+		return nil
+	}
+	_, err := write(ctx, s, op{}, func(ctx context.Context, q querier) (int64, error) {
+		return exec(ctx, q, "PRAGMA user_version=0") // nobody reads it, but a page is written
 	})
 	return err
 }
@@ -140,11 +180,19 @@ func (s *SQLite) WhyBroken() error {
 	}
 }
 
-// reads are a pool that tells the writer what it finds damaged: nothing more may be
-// acknowledged into that.
+// reads are a pool that ends when the page cache can't be trusted, and that tells
+// the writer what it finds damaged: nothing more may be acknowledged into that.
 type reads struct {
 	*sql.DB
 	w *writer
+}
+
+// QueryContext implements querier.
+func (r reads) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if err := r.w.trusted(); err != nil {
+		return nil, err
+	}
+	return r.DB.QueryContext(ctx, query, args...)
 }
 
 func (r reads) noticed(err error) error { return r.w.noteBroken(err) }
@@ -187,7 +235,7 @@ func (o Options) mustExist() error {
 func dsn(path string, timeout time.Duration, more ...string) string {
 	q := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{
 		fmt.Sprintf("busy_timeout(%d)", timeout.Milliseconds()),
-		fmt.Sprintf("synchronous(%d)", synchronous()), "foreign_keys(1)", "wal_autocheckpoint(1000)",
+		fmt.Sprintf("synchronous(%d)", synchronous()), "foreign_keys(1)", "wal_autocheckpoint(0)", // see shorten
 	}, more...)}
 	return "file:" + dsnPath(path) + "?" + q.Encode()
 }
@@ -213,7 +261,7 @@ func checkPragmas(ctx context.Context, db *sql.DB, timeout time.Duration, queryO
 		{"busy_timeout", fmt.Sprint(timeout.Milliseconds())},
 		{"synchronous", fmt.Sprint(synchronous())},
 		{"foreign_keys", "1"},
-		{"wal_autocheckpoint", "1000"},
+		{"wal_autocheckpoint", "0"},
 		{"journal_mode", "wal"},
 		{"query_only", map[bool]string{true: "1", false: "0"}[queryOnly]},
 	}
@@ -245,7 +293,11 @@ func (s *SQLite) Shrink(ctx context.Context) error {
 			}
 			return one[int64](ctx, q, "PRAGMA freelist_count")
 		})
-		if err != nil || left == 0 || left >= before { // a file that was made elsewhere may not be able to
+		if err != nil {
+			return err
+		}
+		if left == 0 || left >= before { // a file that was made elsewhere may not be able to
+			_, err = write(ctx, s, op{shrinks: true}, func(context.Context, querier) (struct{}, error) { return struct{}{}, nil })
 			return err
 		}
 		before = left
@@ -264,6 +316,9 @@ func (s *SQLite) Watch(ctx context.Context, changed func()) error {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	for last := int64(-1); ; {
+		if err := s.w.trusted(); err != nil {
+			return err
+		}
 		var version int64
 		if err := conn.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version); err != nil {
 			return classify(err)

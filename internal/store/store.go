@@ -143,6 +143,8 @@ type op struct {
 	fn     func(context.Context, querier) error
 	size   int
 	intake bool // behind settles, claims, heartbeats and verbs
+	// shrinks: the file is cut, on SQLite when the WAL is moved into it.
+	shrinks bool
 
 	// statement, on PostgreSQL, is the operation in one statement, which fn would
 	// be in several. It puts the mark that it is given, unless that is 0.

@@ -6,10 +6,16 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"orchestrate/internal/queue"
+
+	"github.com/gofrs/flock"
 )
 
 const (
@@ -21,6 +27,8 @@ const (
 	maxWaiting = 4096
 	// checkpointEvery is how often an idle moment is used to empty the WAL.
 	checkpointEvery = 30 * time.Second
+	// longWAL is from how many frames on the WAL is moved into the database.
+	longWAL = 1000
 )
 
 // writer owns the one write connection of a process. It takes what waits, runs
@@ -35,6 +43,8 @@ type writer struct {
 	broken   chan struct{} // closed after a failed sync, or when damage was met
 	why      error         // to be read once broken is closed
 	breaking sync.Once
+	refused  atomic.Bool   // the disk did not take the last write
+	patience time.Duration // for the lock that another process holds
 
 	start   sync.Once
 	stop    chan struct{}
@@ -46,9 +56,9 @@ type writer struct {
 	dirty bool // written since the last checkpoint
 }
 
-func newWriter(db *sql.DB, database string) *writer {
+func newWriter(db *sql.DB, o Options) *writer {
 	return &writer{
-		db: db, database: database, urgent: make(chan *op, maxWaiting), intake: make(chan *op, maxWaiting),
+		db: db, database: realPath(o.Database), patience: o.Timeout, urgent: make(chan *op, maxWaiting), intake: make(chan *op, maxWaiting),
 		broken: make(chan struct{}), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 }
@@ -124,7 +134,9 @@ func (w *writer) loop() {
 				}
 			}
 		}
-		w.commit(w.gather(first))
+		group := w.gather(first)
+		w.commit(group)
+		w.shorten(slices.ContainsFunc(group, func(o *op) bool { return o.shrinks }))
 	}
 }
 
@@ -194,32 +206,66 @@ var errTransaction = errors.New("transaction")
 // transaction runs fn between BEGIN and COMMIT, on the writer's context: a
 // caller that gives up must not interrupt the others.
 func (w *writer) transaction(fn func(context.Context, querier) error) error {
-	select {
-	case <-w.broken:
-		return w.why
-	default:
+	if err := w.trusted(); err != nil {
+		return err
 	}
 	ctx := context.Background()
 	if err := w.begin(ctx); err != nil {
-		return fmt.Errorf("%w: begin: %w", errTransaction, err)
+		return fmt.Errorf("%w: begin: %w", errTransaction, w.noteBroken(err))
 	}
 	err := fn(ctx, w)
 	if err == nil {
 		w.dirty = true
 		if _, err = w.ExecContext(ctx, "COMMIT"); err == nil {
+			w.refused.Store(false)
 			return nil
 		}
 		err = fmt.Errorf("%w: commit: %w", errTransaction, err)
 	}
+	err = w.noteBroken(err)
 	// SQLite may have rolled back by itself (disk full, I/O error), so an error
 	// here means nothing; but a connection in doubt is not used again.
 	if _, rollback := w.ExecContext(ctx, "ROLLBACK"); rollback != nil {
 		w.release()
 	}
-	return w.noteBroken(err)
+	return err
 }
 
+// begin takes the write lock. SQLite polls for it, so that on a slow disk a
+// process which commits without a pause would keep it from all others for good.
+// So whoever has polled in vain for a while locks the directory, which everybody
+// looks at first.
 func (w *writer) begin(ctx context.Context) error {
+	turn := flock.New(filepath.Dir(w.database), flock.SetFlag(os.O_RDONLY))
+	polite, cancel := context.WithTimeout(ctx, maxPolite)
+	_, _ = turn.TryRLockContext(polite, turnPoll) // where there are no such locks it is as without
+	cancel()
+	_ = turn.Unlock()
+	err := w.tryBegin(ctx)
+	if !isBusy(err) {
+		return err
+	}
+	waiting, cancel := context.WithTimeout(ctx, w.patience)
+	defer cancel()
+	_, _ = turn.TryLockContext(waiting, turnPoll)
+	defer func() { _ = turn.Unlock() }()
+	for isBusy(err) && waiting.Err() == nil {
+		err = w.tryBegin(ctx)
+	}
+	return err
+}
+
+const (
+	// busyPoll is how long SQLite polls at a time: ever more seldom, from 1 ms to
+	// 25 ms.
+	busyPoll = 100 * time.Millisecond
+	turnPoll = 2 * time.Millisecond
+	// maxPolite is how long others are let first: enough for one that polls. One
+	// that was stopped meanwhile must not hold up everybody.
+	maxPolite = 250 * time.Millisecond
+)
+
+func (w *writer) tryBegin(ctx context.Context) error {
 	if w.conn == nil {
 		conn, err := w.db.Conn(ctx)
 		if err != nil {
@@ -260,28 +306,67 @@ func (w *writer) separately(ctx context.Context, q querier, group []*op, errs []
 	return nil
 }
 
-// noteBroken ends all writing where an error says that nothing can be trusted. It
-// returns the error; of damage one that names the file.
+// noteBroken ends all writing where an error says that nothing can be trusted, and
+// of a failed sync the other processes, too. It returns the error; of damage one
+// that names the file.
 func (w *writer) noteBroken(err error) error {
+	if isDiskFailure(err) {
+		w.refused.Store(true) // CheckWrites asks whether it still does
+	}
 	switch {
 	case err == nil:
 		return nil
 	case isDamage(err):
 		err = fmt.Errorf("%w: %s: %w%s", queue.ErrDamaged, w.database, err, restoreIt)
-	case !errors.Is(classify(err), queue.ErrBroken):
+	case errors.Is(classify(err), queue.ErrBroken):
+		mark(w.database)
+	default:
 		return err
 	}
+	w.breakWith(classify(err))
+	return err
+}
+
+func (w *writer) breakWith(why error) {
 	w.breaking.Do(func() {
-		w.why = classify(err)
+		w.why = why
 		close(w.broken)
 	})
-	return err
+}
+
+// shorten moves a long WAL into the database, so that it is begun anew. SQLite's
+// own checkpoint, at the end of a commit, tells nobody that a sync failed, and
+// the next one would rely on it.
+func (w *writer) shorten(now bool) {
+	if w.conn == nil || w.trusted() != nil {
+		return
+	}
+	ctx := context.Background()
+	l, err := walLength(ctx, w, "NOOP")
+	if err == nil && (now || l.frames >= longWAL) && l.moved < l.frames {
+		_, err = walLength(ctx, w, "PASSIVE")
+	}
+	_ = w.noteBroken(err) // a full disk leaves it as it is, for the next time
+}
+
+// walState is how long the WAL is, and how much of it is in the database.
+type walState struct{ busy, frames, moved int }
+
+// walLength runs a checkpoint; NOOP only looks.
+func walLength(ctx context.Context, q querier, mode string) (walState, error) {
+	found, err := all(ctx, q, "PRAGMA wal_checkpoint("+mode+")", nil, func(rows *sql.Rows, l *walState) error {
+		return rows.Scan(&l.busy, &l.frames, &l.moved)
+	})
+	if err != nil || len(found) == 0 {
+		return walState{}, err
+	}
+	return found[0], nil
 }
 
 // checkpoint empties the WAL. Others may be reading or writing: then it stays,
 // and the next time comes.
 func (w *writer) checkpoint() {
-	if !w.dirty || w.conn == nil {
+	if !w.dirty || w.conn == nil || w.trusted() != nil {
 		return
 	}
 	done, err := emptyWAL(context.Background(), w.conn)
@@ -301,18 +386,21 @@ func emptyWAL(ctx context.Context, conn *sql.Conn) (done bool, err error) {
 	if _, err := conn.ExecContext(ctx, "PRAGMA busy_timeout=0"); err != nil {
 		return false, err
 	}
-	var busy, pages, moved int
-	err = conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &pages, &moved)
+	l, err := walLength(ctx, conn, "TRUNCATE")
 	if isBusy(err) {
-		busy, err = 1, nil
+		l.busy, err = 1, nil
 	}
 	_, restore := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout=%d", timeout))
-	return busy == 0, errors.Join(err, restore)
+	return err == nil && l.busy == 0, errors.Join(err, restore)
 }
 
 // release closes the connection for good, whatever its state; the next
-// transaction opens another.
+// transaction opens another. After a failed sync it stays: to close the last
+// connection of a database is a checkpoint.
 func (w *writer) release() {
+	if w.syncFailed() {
+		return
+	}
 	for _, s := range w.stmts {
 		_ = s.Close() // a handle: nothing can be lost
 	}

@@ -63,6 +63,8 @@ type Faults struct {
 	// Fsync that fails drops what it was to write, for good, and marks it clean, as
 	// Linux does: reads still show it, the next fsync succeeds, a power loss tells.
 	Fsync, Read, Write Failure
+	// FsyncAfter is how many fsyncs succeed before.
+	FsyncAfter int
 	// FsyncDelay is how long each fsync takes.
 	FsyncDelay time.Duration
 	// Quota is how many bytes the files may have in all; growth past it is ENOSPC.
@@ -293,7 +295,12 @@ func (m *mount) sync(n *node) syscall.Errno {
 	if m.dead {
 		return syscall.EIO
 	}
-	errno := f.fails(n, &f.faults.Fsync)
+	errno := syscall.Errno(0)
+	if f.faults.FsyncAfter > 0 && strings.HasSuffix(n.name, f.faults.Only) {
+		f.faults.FsyncAfter--
+	} else {
+		errno = f.fails(n, &f.faults.Fsync)
+	}
 	for len(n.changes) > 0 && n.changes[0].seq <= seq {
 		n.settle(errno == 0)
 	}

@@ -1,0 +1,234 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"orchestrate/internal/queue"
+)
+
+func openFile(t *testing.T, path string, o Options) *SQLite {
+	t.Helper()
+	o.Database = path
+	s, err := openSQLite(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func registerAs(t *testing.T, s *SQLite, id string) error {
+	t.Helper()
+	return s.Register(t.Context(), queue.Worker{ID: queue.Text(id), StartedAt: 1, HeartbeatAt: 1}, "")
+}
+
+// end closes what the end of the process would.
+func end(t *testing.T, s *SQLite) {
+	t.Helper()
+	for _, stmt := range s.w.stmts {
+		_ = stmt.Close()
+	}
+	if err := errors.Join(s.w.conn.Close(), s.writes.Close(), s.pool.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s.leave()
+}
+
+func fileSize(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return -1
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// Of two processes one is told that a sync failed. Neither reads nor writes any
+// more, nobody opens the database beside them, and who comes when they are gone
+// has the WAL whole in the database before it begins.
+func TestFailedSyncEndsEverybody(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	told, other := openFile(t, path, Options{Create: true}), openFile(t, path, Options{Create: true})
+	if err := errors.Join(registerAs(t, told, "told"), registerAs(t, other, "other")); err != nil {
+		t.Fatal(err)
+	}
+	told.w.noteBroken(fmt.Errorf("commit: %w", queue.ErrBroken))
+	before := fileSize(t, path+"-wal")
+	for name, s := range map[string]*SQLite{"told": told, "other": other} {
+		if _, err := s.Workers(t.Context()); !errors.Is(err, queue.ErrBroken) {
+			t.Errorf("%s reads: got %v, want ErrBroken", name, err)
+		}
+		if err := registerAs(t, s, "late"); !errors.Is(err, queue.ErrBroken) {
+			t.Errorf("%s writes: got %v, want ErrBroken", name, err)
+		}
+		if err := s.Watch(t.Context(), func() {}); !errors.Is(err, queue.ErrBroken) {
+			t.Errorf("%s watches: got %v, want ErrBroken", name, err)
+		}
+		select {
+		case <-s.Broken():
+		default:
+			t.Errorf("%s is not broken", name)
+		}
+	}
+	for _, create := range []bool{true, false} {
+		o := Options{Database: path, Create: create, Timeout: 100 * time.Millisecond}
+		if _, err := openSQLite(t.Context(), o); !errors.Is(err, queue.ErrUnavailable) {
+			t.Errorf("opened beside them, create %t: got %v, want ErrUnavailable", create, err)
+		}
+	}
+	if err := errors.Join(told.Close(), other.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got := fileSize(t, path+"-wal"); got != before || got == 0 {
+		t.Errorf("the WAL has %d bytes after they ended, want %d as before: they must not touch it", got, before)
+	}
+	end(t, told)
+	waits := make(chan *SQLite)
+	go func() {
+		s, err := openSQLite(context.Background(), Options{Database: path, Timeout: 10 * time.Second})
+		if err != nil {
+			t.Errorf("open when the last has gone: %v", err)
+		}
+		waits <- s
+	}()
+	end(t, other)
+	s := <-waits
+	if s == nil {
+		return
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	if got := fileSize(t, path+markSuffix); got != -1 {
+		t.Error("the mark is still there")
+	}
+	if workers, err := s.Workers(t.Context()); err != nil || len(workers) != 2 {
+		t.Errorf("workers: got %v, %v, want 2", workers, err)
+	}
+}
+
+// What a crash left in the WAL is moved before a process that writes begins,
+// and not by one that looks on.
+func TestCrashedWALIsSettled(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "q.db")
+	s := openFile(t, path, Options{Create: true})
+	if err := registerAs(t, s, "a"); err != nil {
+		t.Fatal(err)
+	}
+	crashed := filepath.Join(dir, "crashed.db")
+	for _, suffix := range []string{"", "-wal"} {
+		data, err := os.ReadFile(path + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(crashed+suffix, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct {
+		create, want bool
+	}{{false, false}, {true, true}} {
+		o := Options{Database: crashed, Create: step.create, Timeout: time.Second}
+		if err := settleWAL(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		if settled := fileSize(t, crashed+"-wal") <= 0; settled != step.want {
+			t.Errorf("create %t: settled %t, want %t", step.create, settled, step.want)
+		}
+	}
+	again := openFile(t, crashed, Options{})
+	if workers, err := again.Workers(t.Context()); err != nil || len(workers) != 1 {
+		t.Errorf("workers: got %v, %v, want 1", workers, err)
+	}
+}
+
+// The checkpoint is the writer's own, so that its errors are seen.
+func TestLongWALIsBegunAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	s := openFile(t, path, Options{Create: true})
+	fill := func() {
+		t.Helper()
+		_, err := write(t.Context(), s, op{}, func(ctx context.Context, q querier) (int64, error) {
+			return exec(ctx, q, `INSERT INTO webhook_events (source, delivery_id, event_type, received_at, created_at, updated_at, body_size,
+				body_sha256, max_retries) SELECT 's', hex(randomblob(120)), 'push', 1, 1, 1, 1, hex(randomblob(32)), 0
+				FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) SELECT i FROM n)`)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 8 {
+		fill()
+	}
+	if got := fileSize(t, path+"-wal"); got > 3*longWAL*8192 {
+		t.Errorf("the WAL has %d bytes: it is never begun anew", got)
+	}
+}
+
+// While the disk refuses writes CheckWrites says so, and tries again each time.
+func TestCheckWrites(t *testing.T) {
+	s := openFile(t, filepath.Join(t.TempDir(), "q.db"), Options{Create: true})
+	if err := registerAs(t, s, "a"); err != nil {
+		t.Fatal(err)
+	}
+	refusing, err := sql.Open("sqlite", dsn(s.w.database, time.Second, "query_only(1)"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = refusing.Close() })
+	s.w.db = refusing
+	_, err = write(t.Context(), s, op{}, func(ctx context.Context, q querier) (int64, error) {
+		return exec(ctx, q, "PRAGMA query_only=1") // the next connection is of refusing
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CheckWrites(t.Context()); err != nil {
+		t.Errorf("before a write has failed: got %v, want nil", err)
+	}
+	if err := registerAs(t, s, "b"); !errors.Is(err, queue.ErrUnavailable) {
+		t.Errorf("write: got %v, want ErrUnavailable", err)
+	}
+	if err := s.CheckWrites(t.Context()); !errors.Is(err, queue.ErrUnavailable) {
+		t.Errorf("while writes fail: got %v, want ErrUnavailable", err)
+	}
+	s.w.db = s.writes
+	if err := s.CheckWrites(t.Context()); err != nil {
+		t.Errorf("when they succeed again: got %v, want nil", err)
+	}
+}
+
+func TestReserve(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	for range 2 {
+		if err := KeepReserve(path); err != nil {
+			t.Fatal(err)
+		}
+		if got := fileSize(t, reservePath(path)); got != reserveSize {
+			t.Errorf("the reserve has %d bytes, want %d", got, reserveSize)
+		}
+	}
+	if err := os.Truncate(reservePath(path), 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := KeepReserve(path); err != nil || fileSize(t, reservePath(path)) != reserveSize {
+		t.Errorf("a short one is not made whole: %v", err)
+	}
+	for range 2 {
+		if err := FreeReserve(path); err != nil || fileSize(t, reservePath(path)) != -1 {
+			t.Errorf("free: %v, there are %d bytes", err, fileSize(t, reservePath(path)))
+		}
+	}
+	if err := KeepReserve(filepath.Join(path, "no", "q.db")); err == nil {
+		t.Error("a reserve that can't be made is no error")
+	}
+}

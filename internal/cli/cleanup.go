@@ -136,7 +136,7 @@ func (a *App) freeReserve(dryRun bool) (restore func(), err error) {
 			err = a.store.Close() // with what is left of the room given back
 		}
 		if err = errors.Join(err, store.KeepReserve(database)); err != nil {
-			a.note("%s; the next start of serve tries again", err)
+			a.note("%s; the next cleanup and the next start of serve try again", err)
 		}
 	}, store.FreeReserve(database)
 }

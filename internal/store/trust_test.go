@@ -62,7 +62,7 @@ func TestFailedSyncEndsEverybody(t *testing.T) {
 	if err := errors.Join(registerAs(t, told, "told"), registerAs(t, other, "other")); err != nil {
 		t.Fatal(err)
 	}
-	told.w.noteBroken(fmt.Errorf("commit: %w", queue.ErrBroken))
+	_ = told.w.noteBroken(fmt.Errorf("commit: %w", queue.ErrBroken))
 	before := fileSize(t, path+"-wal")
 	for name, s := range map[string]*SQLite{"told": told, "other": other} {
 		if _, err := s.Workers(t.Context()); !errors.Is(err, queue.ErrBroken) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,4 +70,121 @@ func TestTimesAreTheStores(t *testing.T) {
 			}
 		}
 	})
+}
+
+// set is a store whose clock is set while it is used.
+type set struct {
+	queue.Store
+	by atomic.Int64 // a time.Duration
+}
+
+func (s *set) Now() queue.Time { return s.Store.Now().Add(time.Duration(s.by.Load())) }
+
+// TestClockIsSet: whatever the clock is set to, and whenever, what was received
+// is started, a retry comes neither before its wait nor long after it, and no
+// lease is lost.
+func TestClockIsSet(t *testing.T) {
+	const day = 24 * time.Hour
+	for _, step := range []time.Duration{time.Hour, -time.Hour, -day, 10 * 365 * day, -10 * 365 * day, 5 * time.Second, -5 * time.Second} {
+		t.Run(step.String(), func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "q.db")
+			synctest.Test(t, func(t *testing.T) { clockIsSet(t, &set{Store: openStore(t, path)}, step) })
+		})
+	}
+}
+
+func clockIsSet(t *testing.T, s *set, step time.Duration) {
+	const held = 40 * time.Second
+	var mu sync.Mutex
+	starts := map[string][]time.Time{}
+	r := route("r", func(ctx context.Context, task *queue.Task) (queue.Result, error) {
+		id := task.Event.DeliveryID
+		mu.Lock()
+		starts[id] = append(starts[id], time.Now())
+		first := len(starts[id]) == 1
+		mu.Unlock()
+		switch {
+		case id == "long":
+			select {
+			case <-time.After(held):
+			case <-ctx.Done():
+				return queue.Result{}, context.Cause(ctx)
+			}
+		case id == "away" && first:
+			return queue.Result{}, &queue.UnavailableError{Err: errors.New("503"), RetryAfter: 30 * time.Second}
+		case id == "flaky" && first:
+			return queue.Result{}, errors.New("no")
+		}
+		return queue.Result{}, nil
+	})
+	r.Retry.Base = 20 * time.Second
+	q := newQueue(t, s, r)
+	sizes := queue.Sizes{Concurrency: 3}
+	first, second := sized(s, sizes, r), sized(s, sizes, r)
+	stops := []func() error{start(t, first, queue.WorkerOptions{}), start(t, second, queue.WorkerOptions{})}
+	begun := time.Now()
+	ids := map[string]int64{"long": receive(t, q, "long"), "away": receive(t, q, "away"), "flaky": receive(t, q, "flaky")}
+	pass(11 * time.Second) // all have begun, and two wait
+	ids["waiting"] = receive(t, q, "waiting")
+	s.by.Store(int64(step))
+	set := time.Now()
+	pass(2 * time.Minute)
+	for _, stop := range stops {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	for name, id := range ids {
+		if e := show(t, q, id); e.Status != queue.StatusCompleted {
+			t.Errorf("%s is %s, due at %s, now is %s", name, e.Status, e.NextRetryAt, q.Now())
+		}
+	}
+	if n := len(starts["long"]); n != 1 {
+		t.Errorf("the long handler was started %d times, want once", n)
+	}
+	if n := len(starts["waiting"]); n != 1 || starts["waiting"][0].Sub(set) > 6*time.Second {
+		t.Errorf("what waited was started %d times, or late: %v", n, starts["waiting"])
+	}
+	for name, wait := range map[string]time.Duration{"flaky": 20 * time.Second, "away": 30 * time.Second} {
+		at := starts[name]
+		if len(at) != 2 {
+			t.Errorf("%s was started at %v, want twice", name, at)
+			continue
+		}
+		early := min(max(step, 0), 6*time.Second) // by a step that is shorter than what is left of the wait
+		late := 20 * time.Second                  // the wait is counted from when the step was noticed, by one poll
+		if got := at[1].Sub(at[0]); got < wait-early || step > time.Minute && got < wait || got > wait+late {
+			t.Errorf("%s was tried again after %s, want %s; the clock was set after %s", name, got, wait, set.Sub(begun))
+		}
+	}
+}
+
+// TestStampedAheadBeforeTheStart: what was stored while the clock was years ahead
+// is not left to wait for them by whoever starts when it is right, also by a
+// worker that runs once.
+func TestStampedAheadBeforeTheStart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	synctest.Test(t, func(t *testing.T) {
+		s := &set{Store: openStore(t, path)}
+		q := newQueue(t, s, route("r", succeeds))
+		s.by.Store(int64(10 * 365 * 24 * time.Hour))
+		id := receive(t, q, "d")
+		s.by.Store(0)
+		if err := q.Work(t.Context(), queue.WorkerOptions{Once: true}); err != nil {
+			t.Fatal(err)
+		}
+		if e := show(t, q, id); e.Status != queue.StatusCompleted {
+			t.Errorf("it is %s, want completed", e.Status)
+		}
+	})
+}
+
+func show(t *testing.T, q *queue.Queue, id int64) *queue.Detail {
+	t.Helper()
+	d, err := q.Show(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }

@@ -62,9 +62,12 @@ func decide(j Job, r Retry, err error, now Time, dice float64) Settlement {
 var errSkip = errors.New("the route does not want this event")
 
 func decideAway(s *Settlement, j Job, u Unavailable, away *UnavailableError, now Time, dice float64) {
-	since := j.UnavailableSince
-	if since == 0 {
-		since = now
+	since := now
+	if j.UnavailableSince != 0 {
+		// A clock that is set must not end a streak at once, nor keep it from
+		// ending; and when nobody tried for long, that says little of the other side.
+		gap := now.Sub(j.DueAt)
+		since = min(j.UnavailableSince.Add(max(0, gap-u.For/2)), now)
 	}
 	streak := now.Sub(since)
 	if streak >= u.For {

@@ -11,6 +11,7 @@ import (
 )
 
 func TestDecide(t *testing.T) {
+	const tenYears = 10 * 365 * 86_400_000
 	const now = Time(1_000_000)
 	policy := DefaultRetry()
 	no := errors.New("exit 1")
@@ -76,13 +77,13 @@ func TestDecide(t *testing.T) {
 		},
 		{
 			"away again",
-			Job{UnavailableSince: now - 5000},
+			Job{UnavailableSince: now - 5000, DueAt: now},
 			policy, away,
 			Settlement{Status: StatusFailed, Ending: EndUnavailable, DueAt: now + 10_000, UnavailableSince: now - 5000, ErrorMessage: "503"},
 		},
 		{
 			"away for long",
-			Job{UnavailableSince: now - 3_600_000},
+			Job{UnavailableSince: now - 3_600_000, DueAt: now},
 			policy, away,
 			Settlement{Status: StatusFailed, Ending: EndUnavailable, DueAt: now + 300_000, UnavailableSince: now - 3_600_000, ErrorMessage: "503"},
 		},
@@ -100,9 +101,23 @@ func TestDecide(t *testing.T) {
 		},
 		{
 			"away for a day",
-			Job{RetryCount: 1, MaxRetries: 3, UnavailableSince: now - 86_400_000},
+			Job{RetryCount: 1, MaxRetries: 3, UnavailableSince: now - 86_400_000, DueAt: now},
 			policy, away,
-			Settlement{Status: StatusDeadLetter, Ending: EndDeadLetter, RetryCount: 1, ErrorMessage: "unavailable for 24h0m0s: 503"},
+			Settlement{Status: StatusDeadLetter, Ending: EndDeadLetter, RetryCount: 1, DueAt: now, ErrorMessage: "unavailable for 24h0m0s: 503"},
+		},
+		{
+			"away since the clock was ten years behind, or nobody tried",
+			Job{UnavailableSince: now - tenYears - 60_000, DueAt: now - tenYears},
+			policy, away,
+			Settlement{
+				Status: StatusFailed, Ending: EndUnavailable, DueAt: now + 300_000, UnavailableSince: now - 43_200_000 - 60_000, ErrorMessage: "503",
+			},
+		},
+		{
+			"away since the clock was ahead",
+			Job{UnavailableSince: now + tenYears, DueAt: now},
+			policy, away,
+			Settlement{Status: StatusFailed, Ending: EndUnavailable, DueAt: now + 5000, UnavailableSince: now, ErrorMessage: "503"},
 		},
 		{
 			"away as an ordinary error",

@@ -26,6 +26,10 @@ type Store interface {
 	// Claim takes due jobs for a live worker, earliest first, each for one
 	// claimer only. It returns none when the worker's row is gone.
 	Claim(ctx context.Context, p ClaimParams) ([]Job, error)
+	// Restamp changes when jobs are due that were stamped by a clock which has been
+	// set since, and returns how many. A job is changed once, however often it is
+	// asked for and by whomever.
+	Restamp(ctx context.Context, p Restamp) (int, error)
 	// Settle ends a claim: job, attempt and counters together. ErrStale, and no
 	// change, when the claim is not the job's present one.
 	Settle(ctx context.Context, c Claim, s Settlement) error
@@ -143,6 +147,18 @@ type ClaimParams struct {
 	Limit    int
 	WorkerID Text
 	Suspects bool // claim jobs with a crash count, instead of those without
+}
+
+// Restamp says which jobs of a route have a wrong due time, all of them due
+// after After. With By: the retries due before Before, which are due later by
+// that. Without: what was received or failed after After, which is the future;
+// it is due Now, a retry after the whole of its wait. Now is the time of the
+// change in either case.
+type Restamp struct {
+	Route              string
+	After, Before, Now Time
+	By                 time.Duration
+	Limit              int
 }
 
 // Rescued is a job that was taken from a dead worker.

@@ -88,6 +88,7 @@ type worker struct {
 	// Owned by the claim loop.
 	turn    int // which route is asked first
 	horizon Time
+	clock   reading
 	left    int // claims that the limit still allows
 }
 
@@ -320,11 +321,15 @@ func (w *worker) claimAll(ctx context.Context) (wait time.Duration, idle bool, e
 		if running >= w.sizes.Concurrency || w.left <= 0 || !leased || len(w.routes) == 0 {
 			return wait, running == 0 && (leased || w.left <= 0), nil
 		}
+		now, err := w.readClock(ctx)
+		if err != nil {
+			return 0, false, err
+		}
 		due, err := w.due(ctx)
 		if err != nil {
 			return 0, false, err
 		}
-		now, claimed, partly := w.q.Now(), 0, false
+		claimed, partly := 0, false
 		for i := range w.routes {
 			r := w.routes[(w.turn+i)%len(w.routes)]
 			at := slices.IndexFunc(due, func(d Due) bool { return d.Route == r.Name })

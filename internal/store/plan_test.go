@@ -25,6 +25,8 @@ func TestQueryPlans(t *testing.T) {
 		newest   = "SCAN e"
 		eventKey = "e USING INTEGER PRIMARY KEY (rowid=?)"
 	)
+	later, laterArgs := restampStatement(queue.Restamp{Route: "a", By: 1})
+	ahead, aheadArgs := restampStatement(queue.Restamp{Route: "a"})
 	tests := []struct {
 		name  string
 		query string
@@ -34,6 +36,8 @@ func TestQueryPlans(t *testing.T) {
 		{"claim", claimQuery(false), args{"a", 1, "w", 1, 1}, []string{byDue, "webhook_jobs USING PRIMARY KEY (event_id=? AND route=?)"}},
 		{"claim suspects", claimQuery(true), args{"a", 1, "w", 1, 1}, []string{"USING INDEX webhook_jobs_suspect (route=? AND due_at<?)"}},
 		{"due", due, dueArgs, []string{"USING INDEX webhook_jobs_due (route=? AND due_at>?)", "USING INDEX webhook_jobs_suspect (route=?)"}},
+		{"later", later, laterArgs, []string{"j USING INDEX webhook_jobs_due (route=? AND due_at>? AND due_at<?)", byKey}},
+		{"stamped ahead", ahead, aheadArgs, []string{"j USING INDEX webhook_jobs_due (route=? AND due_at>?)", byKey}},
 		{"rescue", orphanQuery, nil, []string{"USING INDEX webhook_jobs_processing"}},
 		{"held", heldQuery, args{"w"}, []string{"USING INDEX webhook_jobs_processing (worker_id=?)"}},
 		{

@@ -37,6 +37,7 @@ func Run(t *testing.T, open Opener) {
 		{"claims are never shared", claimsNotShared},
 		{"claims the earliest due of one route, up to the limit", claimsInOrder},
 		{"claims nothing before it is due", claimsWhenDue},
+		{"follows a clock that was set", restamps},
 		{"claims suspects apart", claimsSuspectsApart},
 		{"a worker without a row claims nothing", deadWorkerClaimsNothing},
 		{"settles a claim once", settlesOnce},
@@ -341,6 +342,40 @@ func claimsWhenDue(t *testing.T, f *fixture) {
 	want(t, "retry", []int{jobs[0].RetryCount, int(jobs[0].Seq)}, []int{1, 2})
 	e := f.event(t, j.EventID)
 	want(t, "counters", []int{e.NFailed, e.NProcessing}, []int{0, 1})
+}
+
+// restamps what a clock has stamped that was an hour ahead, or behind.
+func restamps(t *testing.T, f *fixture) {
+	right := f.now
+	f.now = right.Add(time.Hour)
+	w := f.worker(t, "w")
+	pending, failed := f.add(t, "d1", "a"), f.add(t, "d2", "b")
+	j := f.claim(t, w, "b", 1)[0]
+	f.settle(t, j, queue.Settlement{Status: queue.StatusFailed, Ending: queue.EndFailed, RetryCount: 1, DueAt: f.now.Add(time.Minute)})
+	move := func(p queue.Restamp) (all []int) {
+		t.Helper()
+		for _, p.Route = range []string{"a", "b"} {
+			p.Limit = 10
+			n, err := f.Restamp(t.Context(), p)
+			check(t, err)
+			all = append(all, n)
+		}
+		return all
+	}
+	dues := func() []queue.Time { return []queue.Time{f.job(t, pending, "a").DueAt, f.job(t, failed, "b").DueAt, f.event(t, failed).NextRetryAt} }
+
+	want(t, "by the same clock", move(queue.Restamp{Now: f.now, After: f.now.Add(time.Second)}), []int{0, 0})
+	ahead := queue.Restamp{Now: right, After: right.Add(time.Second)}
+	want(t, "stamped ahead", move(ahead), []int{1, 1})
+	want(t, "due, after the whole wait", dues(), []queue.Time{right, right.Add(time.Minute), right.Add(time.Minute)})
+	want(t, "again", move(ahead), []int{0, 0})
+
+	later := queue.Restamp{Now: right.Add(2 * time.Hour), After: right, Before: right.Add(time.Hour), By: 2 * time.Hour}
+	want(t, "later, which pending is not", move(later), []int{0, 1})
+	want(t, "due by the new clock", dues(), []queue.Time{right, right.Add(121 * time.Minute), right.Add(121 * time.Minute)})
+	want(t, "again", move(later), []int{0, 0})
+	e := f.event(t, failed)
+	want(t, "counters", []int{e.NPending, e.NProcessing, e.NFailed, e.NDead}, []int{0, 0, 1, 0})
 }
 
 func claimsSuspectsApart(t *testing.T, f *fixture) {

@@ -58,7 +58,7 @@ chaos: chaos-programs ## kills, power losses, failing disks, hostile HTTP, cut n
 	bin/netns || test $$? = 3
 
 chaos-long: chaos-programs ## the same, 2,000 kills and 500 power losses; CHAOS_SEED=n
-	bin/crash -seed $(CHAOS_SEED) -cycles 2000 -postgres 200 -calls 1000
+	bin/crash -seed $(CHAOS_SEED) -cycles 2000 -postgres 200 -calls 1000 -zombies 300 -poisons 10
 	bin/disk -seed $(CHAOS_SEED) -ext4-cycles 140 -fuse-cycles 360 || test $$? = 3
 	bin/faults -seed $(CHAOS_SEED) || test $$? = 3
 	bin/hostile -for 10s || test $$? = 3

@@ -116,6 +116,11 @@ func (r Run) write(out, phase string) {
 	_ = f.Close()
 }
 
+// Append writes a line down for a handler that is not Handle.
+func (r Run) Append(phase string) {
+	r.write(os.Getenv(OutVariable), phase)
+}
+
 func runsFile(out string) string { return filepath.Join(out, "runs.ndjson") }
 
 // dice is the same whenever an attempt is run again.

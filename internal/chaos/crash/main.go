@@ -37,6 +37,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "handle" {
 		os.Exit(chaos.Handle(context.Background(), os.Stdin))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "obey" {
+		os.Exit(obey(context.Background(), os.Stdin))
+	}
 	if len(os.Args) > 1 && os.Args[1] == "killat" {
 		os.Exit(chaos.KillAt(context.Background(), os.Args[2:], os.Stdout, os.Stderr))
 	}
@@ -51,6 +54,8 @@ type options struct {
 	postgres int
 	calls    int
 	lasts    time.Duration // a soak; 0: none
+	stopped  int
+	poisons  int
 	keep     bool
 }
 
@@ -63,11 +68,13 @@ func run(stdout, stderr io.Writer, args []string) int {
 	flags := flag.NewFlagSet("crash", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Uint64Var(&o.seed, "seed", 1, "of everything that is random")
-	flags.StringVar(&o.parts, "parts", "", "only these, with commas between: handlers,kills,postgres,order,calls,mutants")
+	flags.StringVar(&o.parts, "parts", "", "only these, with commas between: handlers,kills,postgres,order,calls,leases,mutants")
 	flags.IntVar(&o.cycles, "cycles", 50, "kills on SQLite")
 	flags.IntVar(&o.postgres, "postgres", 20, "kills on PostgreSQL")
 	flags.IntVar(&o.calls, "calls", 25, "at how many system calls of each kind to kill")
 	flags.DurationVar(&o.lasts, "soak", 0, "everything at random for so long, and nothing else")
+	flags.IntVar(&o.stopped, "zombies", 20, "claims of workers that are stopped until others have finished them")
+	flags.IntVar(&o.poisons, "poisons", 3, "payloads that kill their worker")
 	flags.BoolVar(&o.keep, "keep", false, "keep the directory, also when all is well")
 	if flags.Parse(args) != nil || flags.NArg() > 0 {
 		return 2
@@ -127,6 +134,8 @@ func (h *harness) close() error {
 }
 
 func (h *harness) say(format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	_, _ = fmt.Fprintf(h.out, format+"\n", args...)
 }
 
@@ -140,7 +149,7 @@ type part struct {
 // wait for leases and retries, mostly.
 var stages = [][]part{
 	{{"handlers", (*harness).handlers}},
-	{{"kills", (*harness).killsSQLite}, {"postgres", (*harness).killsPostgres}, {"order", (*harness).order}},
+	{{"kills", (*harness).killsSQLite}, {"postgres", (*harness).killsPostgres}, {"order", (*harness).order}, {"leases", (*harness).leases}},
 	{{"calls", (*harness).killAtCalls}, {"mutants", (*harness).findMutants}},
 }
 

@@ -362,7 +362,9 @@ func restamps(t *testing.T, f *fixture) {
 		}
 		return all
 	}
-	dues := func() []queue.Time { return []queue.Time{f.job(t, pending, "a").DueAt, f.job(t, failed, "b").DueAt, f.event(t, failed).NextRetryAt} }
+	dues := func() []queue.Time {
+		return []queue.Time{f.job(t, pending, "a").DueAt, f.job(t, failed, "b").DueAt, f.event(t, failed).NextRetryAt}
+	}
 
 	want(t, "by the same clock", move(queue.Restamp{Now: f.now, After: f.now.Add(time.Second)}), []int{0, 0})
 	ahead := queue.Restamp{Now: right, After: right.Add(time.Second)}

@@ -63,9 +63,12 @@ func (h *harness) poison(ctx context.Context, r *rig) error {
 	suspects := suspected(all, &v)
 	looked := oneSuspectAtATime(runs, suspects, &v)
 	v.want(looked >= 2*h.poisons, "only %d runs of suspects, want at least 2 of each poison", looked)
+	if err := v.err(); err != nil {
+		return err
+	}
 	h.say("poison: %d payloads killed %d workers and are dead letters; %d neighbours completed, run again %d times; %d runs of suspects, one at a time a worker; %s",
 		len(poisons), queue.MaxCrashes*len(poisons), len(neighbours), again, looked, took.Round(time.Second))
-	return v.err()
+	return nil
 }
 
 func timesRun(runs []chaos.Run, event int64) (n int) {

@@ -35,9 +35,12 @@ func (h *harness) zombies(ctx context.Context, r *rig) error {
 		}
 		claims, slowest = claims+workers*rigSlots, max(slowest, late)
 	}
+	if err := v.err(); err != nil {
+		return err
+	}
 	h.say("zombies: %d claims of stopped workers were finished by others; each result dropped, counted, logged once; handlers gone %s after going on",
 		claims, slowest.Round(10*time.Millisecond))
-	return v.err()
+	return nil
 }
 
 // rise is one round. It returns how long handlers outlived the moment at which
@@ -251,8 +254,11 @@ func (h *harness) long(ctx context.Context, r *rig) error {
 	for _, id := range events {
 		v.want(all[id].outcomes() == "completed", "event %d: %s, want completed at once", id, all[id].outcomes())
 	}
+	if err := v.err(); err != nil {
+		return err
+	}
 	h.say("long: %d handlers of %s each ran once, while another program held the database's lock %d times for %s", len(events), took, held, lockFor)
-	return v.err()
+	return nil
 }
 
 const lockFor = 3 * time.Second

@@ -85,7 +85,7 @@ func (s *set) Now() queue.Time { return s.Store.Now().Add(time.Duration(s.by.Loa
 // lease is lost.
 func TestClockIsSet(t *testing.T) {
 	const day = 24 * time.Hour
-	for _, step := range []time.Duration{time.Hour, -time.Hour, -day, 10 * 365 * day, -10 * 365 * day, 5 * time.Second, -5 * time.Second} {
+	for _, step := range []time.Duration{time.Hour, -time.Hour, 10 * 365 * day, -10 * 365 * day, 5 * time.Second} {
 		t.Run(step.String(), func(t *testing.T) {
 			t.Parallel()
 			path := filepath.Join(t.TempDir(), "q.db")
@@ -95,7 +95,7 @@ func TestClockIsSet(t *testing.T) {
 }
 
 func clockIsSet(t *testing.T, s *set, step time.Duration) {
-	const held = 40 * time.Second
+	const held = 30 * time.Second
 	var mu sync.Mutex
 	starts := map[string][]time.Time{}
 	r := route("r", func(ctx context.Context, task *queue.Task) (queue.Result, error) {
@@ -129,7 +129,7 @@ func clockIsSet(t *testing.T, s *set, step time.Duration) {
 	ids["waiting"] = receive(t, q, "waiting")
 	s.by.Store(int64(step))
 	set := time.Now()
-	pass(2 * time.Minute)
+	pass(time.Minute)
 	for _, stop := range stops {
 		if err := stop(); err != nil {
 			t.Error(err)

@@ -83,6 +83,11 @@ func TestDamageIsFound(t *testing.T) {
 	log := int64(len(read(t, killed+"-wal")))
 	frame := int64(frameHeader + pageSize)
 	last := log - frame
+	torn := transactions(t, killed+"-wal")
+	if n := len(torn); n < 3 || torn[n-1]-torn[n-2] < 3 {
+		t.Fatalf("commits at %v: the last one has too few frames", torn)
+	}
+	first := logHeader + int64(torn[len(torn)-2])*frame
 
 	for _, tt := range []struct {
 		name   string
@@ -118,6 +123,10 @@ func TestDamageIsFound(t *testing.T) {
 			damage(t, path+"-wal", 128, last+5000)
 			must(t, os.Remove(path+"-shm"))
 		}, nil, ""},
+		{"last transaction, its begin torn by a loss of power", killed, func(t *testing.T, path string) {
+			damage(t, path+"-wal", 128, first+5000)
+			must(t, os.Remove(path+"-shm"))
+		}, nil, ""},
 		{"log that was never synced", closed, func(t *testing.T, path string) { must(t, os.WriteFile(path+"-wal", make([]byte, 3*frame), 0o600)) }, nil, ""},
 		{"log shorter than its header", closed, func(t *testing.T, path string) { must(t, os.WriteFile(path+"-wal", []byte{0x37}, 0o600)) }, nil, ""},
 	} {
@@ -148,6 +157,19 @@ func TestDamageIsFound(t *testing.T) {
 			}
 		})
 	}
+}
+
+// transactions are the numbers of the frames that commit one.
+func transactions(t testing.TB, log string) (commits []int) {
+	t.Helper()
+	b := read(t, log)[logHeader:]
+	for n := 1; len(b) >= frameHeader+pageSize; n++ {
+		if binary.BigEndian.Uint32(b[4:]) != 0 {
+			commits = append(commits, n)
+		}
+		b = b[frameHeader+pageSize:]
+	}
+	return commits
 }
 
 // files are what is in the three files.

@@ -13,7 +13,7 @@ import (
 )
 
 // TestRestoreKilledAtCalls: killed right before any of its renames, or
-// every fifth of its syncs, restore leaves the database that was there, with what a kill of serve
+// every ninth of its syncs, restore leaves the database that was there, with what a kill of serve
 // had left in its log, or the new one and the other whole beside it; and backup
 // leaves a whole file or none.
 func TestRestoreKilledAtCalls(t *testing.T) {
@@ -61,7 +61,7 @@ func TestRestoreKilledAtCalls(t *testing.T) {
 		return database, err != nil
 	}
 	count := func(database string) int { return len(p.list("--database", database)) }
-	for call, step := range map[string]int{"fsync": 5, "renameat": 1} {
+	for call, step := range map[string]int{"fsync": 9, "renameat": 1} {
 		old, renewed := 0, 0
 		for k, killed := 1, true; killed; k += step {
 			var database string

@@ -213,7 +213,7 @@ func TestGoOnWithWhatCanBeRead(t *testing.T) {
 func TestEveryPage(t *testing.T) {
 	t.Parallel()
 	s := open(t, filepath.Join(t.TempDir(), "q.db"))
-	deliver(t, s, 0, 60)
+	deliver(t, s, 0, 20)
 	must(t, s.Close())
 	whole := read(t, s.database)
 	if b := binary.BigEndian.Uint32(whole[36:]); b > 0 {

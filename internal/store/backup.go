@@ -70,6 +70,9 @@ func Backup(ctx context.Context, o BackupOptions) (snap Snapshot, err error) {
 		return snap, o.failed(err)
 	}
 	defer leave()
+	if err := settleWAL(ctx, o.Options); err != nil {
+		return snap, o.failed(err)
+	}
 	partial, err := newPartial(o.File)
 	if err != nil {
 		return snap, err

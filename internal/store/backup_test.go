@@ -174,6 +174,29 @@ func TestBackupRefuses(t *testing.T) {
 	}
 }
 
+// TestBackupAfterFailedSync: the log is written again before it is relied on.
+func TestBackupAfterFailedSync(t *testing.T) {
+	t.Parallel()
+	s := open(t, filepath.Join(t.TempDir(), "s.db"))
+	deliver(t, s, 0, 9)
+	database := filepath.Join(t.TempDir(), "q.db")
+	crash(t, s, database)
+	mark(database)
+	if snap := backup(t, database, database+".backup"); snap.Events != 9 {
+		t.Errorf("got %+v, want 9 events", snap)
+	}
+	if isMarked(database) {
+		t.Error("the mark of the failed sync is still there")
+	}
+	mark(database)
+	if done := restore(t, database, database+".backup"); done.Events != 9 {
+		t.Errorf("got %+v, want 9 events", done)
+	}
+	if events, err := open(t, database).List(t.Context(), queue.Filter{}, 100); err != nil || len(events) != 9 {
+		t.Errorf("%d events, %v; want 9", len(events), err)
+	}
+}
+
 // TestBackupBrokenOff leaves nothing, and a file that was there as it was.
 func TestBackupBrokenOff(t *testing.T) {
 	t.Parallel()

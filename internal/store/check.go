@@ -21,8 +21,7 @@ const (
 
 // Check implements queue.Store. First the structure is checked, then, in what is
 // left of its time, bodies against their digests, from where the last check
-// ended. A file beside the database keeps that, and by its time when that was: a
-// database that takes this one's place, or is made of it, is another to check.
+// ended. A file beside the database keeps that, and by its time when that was.
 func (s *SQLite) Check(ctx context.Context) (queue.Checked, error) {
 	stamp := realPath(s.database) + ".checked"
 	info, err := os.Stat(stamp)

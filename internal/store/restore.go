@@ -91,6 +91,9 @@ func (o RestoreOptions) lastUser(ctx context.Context) (lastID int64, err error) 
 	if n, err := size(o.Database); err != nil || n <= 0 || inspect(o.Database) != nil {
 		return 0, err
 	}
+	if settleWAL(ctx, o.Options) != nil { // not even after a failed sync: it is kept as it is
+		return 0, nil
+	}
 	db, err := sql.Open("sqlite", dsn(o.Database, o.Timeout, "locking_mode(EXCLUSIVE)")+"&mode=rw")
 	if err != nil {
 		return 0, err

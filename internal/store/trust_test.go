@@ -71,7 +71,9 @@ func TestFailedSyncEndsEverybody(t *testing.T) {
 		if err := registerAs(t, s, "late"); !errors.Is(err, queue.ErrBroken) {
 			t.Errorf("%s writes: got %v, want ErrBroken", name, err)
 		}
-		if err := s.Watch(t.Context(), func() {}); !errors.Is(err, queue.ErrBroken) {
+		bounded, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if err := s.Watch(bounded, func() {}); !errors.Is(err, queue.ErrBroken) {
 			t.Errorf("%s watches: got %v, want ErrBroken", name, err)
 		}
 		select {

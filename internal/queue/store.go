@@ -141,9 +141,12 @@ type Due struct {
 
 // ClaimParams says which jobs to claim, for whom.
 type ClaimParams struct {
-	Route    string
-	Now      Time
-	DueBy    Time // jobs due after this are left alone
+	Route string
+	Now   Time
+	DueBy Time // jobs due after this are left alone
+	// Clock, if not nil, is asked while nobody else writes, where the store can:
+	// what is due after that, too, is left alone.
+	Clock    func() Time
 	Limit    int
 	WorkerID Text
 	Suspects bool // claim jobs with a crash count, instead of those without

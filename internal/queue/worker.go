@@ -381,7 +381,7 @@ func (w *worker) claimRoute(ctx context.Context, r *Route, d Due, now Time) (n i
 		if limit <= 0 || w.o.Once && kind.due > w.horizon {
 			continue
 		}
-		got, err := w.claim(ctx, ClaimParams{Route: r.Name, Now: now, DueBy: w.dueBy(now), Limit: limit, Suspects: kind.suspects})
+		got, err := w.claim(ctx, ClaimParams{Route: r.Name, Now: now, DueBy: w.dueBy(now), Clock: w.q.Now, Limit: limit, Suspects: kind.suspects})
 		if err != nil {
 			return n, next, err
 		}

@@ -50,6 +50,10 @@ func dueQuery(routes []string, from map[string]queue.Time) (string, args) {
 // Claim implements queue.Store.
 func (s *shared) Claim(ctx context.Context, p queue.ClaimParams) ([]queue.Job, error) {
 	return write(ctx, s, op{}, func(ctx context.Context, q querier) ([]queue.Job, error) {
+		p := p
+		if p.Clock != nil { // it may have been set, and due times with it, since DueBy was read
+			p.DueBy = min(p.DueBy, p.Clock())
+		}
 		return claim(ctx, q, p)
 	})
 }

@@ -422,3 +422,26 @@ func TestCopyOpens(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestClaimAsksTheClock: a worker that read the clock before it was set back
+// takes nothing that another has put off since.
+func TestClaimAsksTheClock(t *testing.T) {
+	s := open(t, "")
+	now := queue.Now()
+	in := deliveryOf("d", "{}", "a")
+	in.Jobs[0].DueAt = now.Add(time.Minute)
+	if _, err := s.Insert(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Register(t.Context(), queue.Worker{ID: "w", StartedAt: now}, ""); err != nil {
+		t.Fatal(err)
+	}
+	for want, clock := range []queue.Time{now, now.Add(time.Hour)} {
+		jobs, err := s.Claim(t.Context(), queue.ClaimParams{
+			Route: "a", WorkerID: "w", Limit: 1, Now: now, DueBy: now.Add(time.Hour), Clock: func() queue.Time { return clock },
+		})
+		if err != nil || len(jobs) != want {
+			t.Errorf("at %s: claimed %d (%v), want %d", clock, len(jobs), err, want)
+		}
+	}
+}

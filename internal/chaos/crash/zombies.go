@@ -68,7 +68,7 @@ func (h *harness) rise(ctx context.Context, r *rig, round, workers int, v *viola
 		return 0, err
 	}
 	for _, z := range stopped {
-		if err := z.Signal(syscall.SIGSTOP); err != nil {
+		if err := r.stop(ctx, z); err != nil {
 			return 0, err
 		}
 	}
@@ -76,7 +76,8 @@ func (h *harness) rise(ctx context.Context, r *rig, round, workers int, v *viola
 	if err != nil {
 		return 0, err
 	}
-	if err := r.rested(ctx, time.Minute); err != nil {
+	// One worker takes them one by one: they are suspects.
+	if err := r.rested(ctx, time.Minute+time.Duration(len(events))*time.Second); err != nil {
 		return 0, err
 	}
 	before, err := r.histories(ctx)
@@ -106,6 +107,42 @@ func (h *harness) rise(ctx context.Context, r *rig, round, workers int, v *viola
 		v.want(was != nil && is != nil && fmt.Sprint(*was) == fmt.Sprint(*is), "event %d: a late result changed %+v to %+v", id, was, is)
 	}
 	return late, countStale(stopped, events, v)
+}
+
+// stop stops a worker, but not in a transaction: it would hold the lock of all
+// who write for as long as it stands, and nobody could take over from it.
+func (r *rig) stop(ctx context.Context, n *chaos.Node) error {
+	_, err := until(ctx, 30*time.Second, "a worker stands outside of a transaction", func() (bool, error) {
+		if err := n.Signal(syscall.SIGSTOP); err != nil {
+			return false, err
+		}
+		free, err := r.writable(ctx)
+		if err == nil && !free {
+			err = n.Signal(syscall.SIGCONT)
+		}
+		return free, err
+	})
+	return err
+}
+
+// writable tells whether the lock of writers is to be had within a second.
+func (r *rig) writable(ctx context.Context) (bool, error) {
+	db, err := r.writer(time.Second)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = db.Close() }()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return false, ctx.Err() // busy
+	}
+	return true, tx.Rollback()
+}
+
+// writer opens the database for transactions that write.
+func (r *rig) writer(timeout time.Duration) (*sql.DB, error) {
+	q := url.Values{"_pragma": {fmt.Sprintf("busy_timeout(%d)", timeout.Milliseconds())}, "_txlock": {"immediate"}}
+	return sql.Open("sqlite", "file:"+(&url.URL{Path: r.Database}).EscapedPath()+"?"+q.Encode())
 }
 
 // worksAgain: those that went on have registered anew, and complete what comes.
@@ -265,8 +302,7 @@ const lockFor = 3 * time.Second
 
 // lock holds the lock of writers, with short pauses, for a time.
 func (r *rig) lock(ctx context.Context, during time.Duration) (times int, err error) {
-	q := url.Values{"_pragma": {"busy_timeout(10000)"}, "_txlock": {"immediate"}}
-	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: r.Database}).EscapedPath()+"?"+q.Encode())
+	db, err := r.writer(10 * time.Second)
 	if err != nil {
 		return 0, err
 	}

@@ -64,9 +64,10 @@ type rig struct {
 
 // order is a payload: what the handler is to do.
 type order struct {
-	MS     int  `json:"ms"`     // how long the first attempt takes
-	Fails  bool `json:"fails"`  // the first attempt does
-	Poison bool `json:"poison"` // it kills its worker
+	MS     int    `json:"ms"`     // how long the first attempt takes
+	Until  string `json:"until"`  // the first attempt waits until this file is there
+	Fails  bool   `json:"fails"`  // the first attempt does
+	Poison bool   `json:"poison"` // it kills its worker
 }
 
 const rigged = `listen: %s
@@ -118,6 +119,11 @@ func obey(ctx context.Context, stdin io.Reader) int {
 	case o.Poison:
 		_ = syscall.Kill(os.Getppid(), syscall.SIGKILL) // it is missed when it fails
 		wait(ctx, time.Minute)
+	case attempt == 1 && o.Until != "":
+		_, _ = until(ctx, 5*time.Minute, o.Until, func() (bool, error) { // it is seen when it never ends
+			_, err := os.Stat(o.Until)
+			return err == nil, nil
+		})
 	case attempt == 1:
 		wait(ctx, time.Duration(o.MS)*time.Millisecond)
 	}

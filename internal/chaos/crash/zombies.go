@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -57,8 +59,8 @@ func (h *harness) rise(ctx context.Context, r *rig, round, workers int, v *viola
 	if err := r.registered(ctx, workers); err != nil {
 		return 0, err
 	}
-	half := workers * rigSlots / 2
-	ended, err1 := r.sendAll(ctx, half, order{MS: 5000})
+	half, release := workers*rigSlots/2, filepath.Join(r.Dir, fmt.Sprint("release-", round))
+	ended, err1 := r.sendAll(ctx, half, order{Until: release})
 	running, err2 := r.sendAll(ctx, half, order{MS: 300_000})
 	if err := errors.Join(err1, err2); err != nil {
 		return 0, err
@@ -71,6 +73,12 @@ func (h *harness) rise(ctx context.Context, r *rig, round, workers int, v *viola
 		if err := r.stop(ctx, z); err != nil {
 			return 0, err
 		}
+	}
+	if err := os.WriteFile(release, nil, 0o600); err != nil {
+		return 0, err
+	}
+	if _, err := until(ctx, 30*time.Second, "half have ended", func() (bool, error) { return r.ran(ended, "end", 1) }); err != nil {
+		return 0, err
 	}
 	healthy, err := r.Start(fmt.Sprint("healthy-", round), "process")
 	if err != nil {

@@ -22,12 +22,12 @@ run: build ## the main job on a scratch database, from a webhook to a replay
 CC_FOUND := $(shell command -v $${CC:-cc} 2>/dev/null || command -v gcc 2>/dev/null)
 test: ## all tests
 ifneq ($(CC_FOUND),)
-	CGO_ENABLED=1 go test -race -timeout 10m ./...
+	CGO_ENABLED=1 go test -race -timeout 20m ./...
 else ifeq ($(CI),true)
 	@echo 'no C compiler: the race detector cannot run' >&2; exit 1
 else
 	@echo 'no C compiler found: testing without the race detector' >&2
-	CGO_ENABLED=0 go test -timeout 10m ./...
+	CGO_ENABLED=0 go test -timeout 20m ./...
 endif
 
 lint: ## the linters, and the import law

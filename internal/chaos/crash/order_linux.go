@@ -24,7 +24,7 @@ func (h *harness) order(ctx context.Context) error {
 	if _, err := exec.LookPath("strace"); err != nil {
 		return errMissing{"strace is needed: install it (Debian, Ubuntu: apt-get install strace)"}
 	}
-	seen, early, err := h.trace(ctx, "order", h.bin, nil)
+	seen, early, err := h.trace(ctx, "order", h.bin, nil, 6)
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (h *harness) order(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	brokenSeen, brokenEarly, err := h.trace(ctx, "order-broken", bin, []string{chaos.MutantVariable + "=ack_before_commit"})
+	brokenSeen, brokenEarly, err := h.trace(ctx, "order-broken", bin, []string{chaos.MutantVariable + "=ack_before_commit"}, 1) // alone: the sync of another would cover it
 	if err != nil {
 		return err
 	}
@@ -47,8 +47,8 @@ func (h *harness) order(ctx context.Context) error {
 	return nil
 }
 
-// trace sends some deliveries at once to a server that is traced.
-func (h *harness) trace(ctx context.Context, name, bin string, env []string) (seen, early int, err error) {
+// trace sends some deliveries, several at once, to a server that is traced.
+func (h *harness) trace(ctx context.Context, name, bin string, env []string, senders int) (seen, early int, err error) {
 	s, err := h.site(name, bin, "")
 	if err != nil {
 		return 0, 0, err
@@ -64,10 +64,10 @@ func (h *harness) trace(ctx context.Context, name, bin string, env []string) (se
 	if _, err := s.AwaitReady(ctx, n, time.Minute); err != nil {
 		return 0, 0, err
 	}
-	sending, stop := context.WithTimeout(ctx, 4*time.Second)
+	sending, stop := context.WithTimeout(ctx, 6*time.Second)
 	defer stop()
 	sender := chaos.NewSender(chaos.NewLedger(), s.Listen)
-	sender.Run(sending, chaos.Load{Seed: h.seed, Name: name, Senders: 6, Burst: 20, Pause: 50 * time.Millisecond, MaxBody: 60_000, Events: []string{"push", "ping"}})
+	sender.Run(sending, chaos.Load{Seed: h.seed, Name: name, Senders: senders, Burst: 20, Pause: 50 * time.Millisecond, MaxBody: 60_000, Events: []string{"push", "ping"}})
 	sender.Close()
 	if _, err := n.Stop(20 * time.Second); err != nil {
 		return 0, 0, err

@@ -24,7 +24,8 @@ func (h *harness) order(ctx context.Context) error {
 	if _, err := exec.LookPath("strace"); err != nil {
 		return errMissing{"strace is needed: install it (Debian, Ubuntu: apt-get install strace)"}
 	}
-	seen, early, err := h.trace(ctx, "order", h.bin, nil, 6)
+	seen, early, err := h.trace(ctx, "order", h.bin, nil, 4*time.Second,
+		chaos.Load{Senders: 6, Burst: 20, Pause: 50 * time.Millisecond})
 	if err != nil {
 		return err
 	}
@@ -33,7 +34,8 @@ func (h *harness) order(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	brokenSeen, brokenEarly, err := h.trace(ctx, "order-broken", bin, []string{chaos.MutantVariable + "=ack_before_commit"}, 1) // alone: the sync of another would cover it
+	brokenSeen, brokenEarly, err := h.trace(ctx, "order-broken", bin, []string{chaos.MutantVariable + "=ack_before_commit"}, 15*time.Second,
+		chaos.Load{Senders: 1, Burst: 1, Pause: 5 * time.Second}) // one at a time: the sync of another would cover it
 	if err != nil {
 		return err
 	}
@@ -48,7 +50,7 @@ func (h *harness) order(ctx context.Context) error {
 }
 
 // trace sends some deliveries, several at once, to a server that is traced.
-func (h *harness) trace(ctx context.Context, name, bin string, env []string, senders int) (seen, early int, err error) {
+func (h *harness) trace(ctx context.Context, name, bin string, env []string, lasts time.Duration, load chaos.Load) (seen, early int, err error) {
 	s, err := h.site(name, bin, "")
 	if err != nil {
 		return 0, 0, err
@@ -64,10 +66,11 @@ func (h *harness) trace(ctx context.Context, name, bin string, env []string, sen
 	if _, err := s.AwaitReady(ctx, n, time.Minute); err != nil {
 		return 0, 0, err
 	}
-	sending, stop := context.WithTimeout(ctx, 6*time.Second)
+	sending, stop := context.WithTimeout(ctx, lasts)
 	defer stop()
 	sender := chaos.NewSender(chaos.NewLedger(), s.Listen)
-	sender.Run(sending, chaos.Load{Seed: h.seed, Name: name, Senders: senders, Burst: 20, Pause: 50 * time.Millisecond, MaxBody: 60_000, Events: []string{"push", "ping"}})
+	load.Seed, load.Name, load.MaxBody, load.Events = h.seed, name, 60_000, []string{"push", "ping"}
+	sender.Run(sending, load)
 	sender.Close()
 	if _, err := n.Stop(20 * time.Second); err != nil {
 		return 0, 0, err

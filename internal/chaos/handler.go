@@ -141,18 +141,18 @@ func (r Run) work(ctx context.Context, lock *os.File) int {
 			return 1
 		}
 	case "slow":
-		pause(ctx, time.Duration(dice%300)*time.Millisecond)
+		Pause(ctx, time.Duration(dice%300)*time.Millisecond)
 	case "dead":
 		return 100
 	case "long":
-		pause(ctx, LongRun)
+		Pause(ctx, LongRun)
 	case "family": // leaves a child, which must not outlive the attempt
 		child := exec.CommandContext(ctx, "sleep", "60")
 		child.ExtraFiles = []*os.File{lock}
 		if child.Start() != nil {
 			return 1
 		}
-		pause(ctx, time.Duration(dice%50)*time.Millisecond)
+		Pause(ctx, time.Duration(dice%50)*time.Millisecond)
 	}
 	return 0
 }

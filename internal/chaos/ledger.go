@@ -240,15 +240,16 @@ func (s *Sender) send(ctx context.Context, load Load, dice *rand.Rand, name stri
 			s.Post(ctx, other)
 		}
 		if status == 0 { // nobody is there: no busy loop
-			pause(ctx, 20*time.Millisecond)
+			Pause(ctx, 20*time.Millisecond)
 		}
 		if load.Burst > 0 && n%load.Burst == load.Burst-1 {
-			pause(ctx, load.Pause/2+time.Duration(dice.Int64N(int64(load.Pause)+1)))
+			Pause(ctx, load.Pause/2+time.Duration(dice.Int64N(int64(load.Pause)+1)))
 		}
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) {
+// Pause waits for so long, or until ctx ends.
+func Pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):

@@ -251,7 +251,7 @@ func removeCgroup(dir string) error {
 		if err == nil || errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
-		pause(context.Background(), 20*time.Millisecond)
+		Pause(context.Background(), 20*time.Millisecond)
 	}
 	return fmt.Errorf("%s is still in use", dir)
 }

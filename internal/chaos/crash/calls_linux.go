@@ -217,7 +217,7 @@ func (c *callKills) deliver(ctx context.Context) {
 		for range 2 {
 			if sender.Post(ctx, d) == 0 {
 				lost++
-				wait(ctx, 10*time.Millisecond) // not up yet, or dead
+				chaos.Pause(ctx, 10*time.Millisecond) // not up yet, or dead
 			} else {
 				answered++
 				lost = 180

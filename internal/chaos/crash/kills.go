@@ -136,20 +136,13 @@ func (d *drill) operate(ctx context.Context, dice *rand.Rand, args []string) {
 		} else {
 			d.killed.Add(1)
 		}
-		wait(ctx, time.Duration(300+dice.IntN(700))*time.Millisecond)
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
+		chaos.Pause(ctx, time.Duration(300+dice.IntN(700))*time.Millisecond)
 	}
 }
 
 // cycle kills one process, or all, at some moment, and starts what was killed.
 func (d *drill) cycle(ctx context.Context) error {
-	wait(ctx, time.Duration(100+d.dice.IntN(500))*time.Millisecond)
+	chaos.Pause(ctx, time.Duration(100+d.dice.IntN(500))*time.Millisecond)
 	victims := []*chaos.Node{d.serve}
 	switch n := d.dice.IntN(10); {
 	case n < 5:
@@ -225,7 +218,7 @@ func (d *drill) rest(ctx context.Context, within time.Duration) error {
 		if err == nil && open == 0 {
 			return nil
 		}
-		if wait(ctx, 100*time.Millisecond); ctx.Err() != nil {
+		if chaos.Pause(ctx, 100*time.Millisecond); ctx.Err() != nil {
 			return fmt.Errorf("%w: %d jobs are open; %w", context.Cause(ctx), open, err)
 		}
 		for _, n := range append(d.workers, d.serve) { // none may end by itself

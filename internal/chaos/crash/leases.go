@@ -118,14 +118,14 @@ func obey(ctx context.Context, stdin io.Reader) int {
 	switch {
 	case o.Poison:
 		_ = syscall.Kill(os.Getppid(), syscall.SIGKILL) // it is missed when it fails
-		wait(ctx, time.Minute)
+		chaos.Pause(ctx, time.Minute)
 	case attempt == 1 && o.Until != "":
 		_, _ = until(ctx, 5*time.Minute, o.Until, func() (bool, error) { // it is seen when it never ends
 			_, err := os.Stat(o.Until)
 			return err == nil, nil
 		})
 	case attempt == 1:
-		wait(ctx, time.Duration(o.MS)*time.Millisecond)
+		chaos.Pause(ctx, time.Duration(o.MS)*time.Millisecond)
 	}
 	run.Append("end")
 	if o.Fails && attempt == 1 {
@@ -147,7 +147,7 @@ func (r *rig) send(ctx context.Context, o order) (event int64, err error) {
 			entries := r.sender.Ledger.Entries()
 			return entries[len(entries)-1].EventID, nil
 		}
-		if wait(ctx, 100*time.Millisecond); ctx.Err() != nil {
+		if chaos.Pause(ctx, 100*time.Millisecond); ctx.Err() != nil {
 			break
 		}
 	}
@@ -182,7 +182,7 @@ func until(ctx context.Context, within time.Duration, what string, so func() (bo
 		case ctx.Err() != nil:
 			return took, context.Cause(ctx)
 		}
-		wait(ctx, 50*time.Millisecond)
+		chaos.Pause(ctx, 50*time.Millisecond)
 	}
 }
 

@@ -465,7 +465,7 @@ func (d *drill) cleanUp(ctx context.Context) error {
 	if _, err := d.hold(ctx); err != nil {
 		return err
 	}
-	wait(ctx, 1500*time.Millisecond)
+	chaos.Pause(ctx, 1500*time.Millisecond)
 	return d.Command(ctx, "cleanup", "--older-than", "1s").Run()
 }
 
@@ -493,7 +493,7 @@ func (d *drill) long(ctx context.Context) error {
 			return err
 		}
 	}
-	wait(ctx, 12*time.Second)
+	chaos.Pause(ctx, 12*time.Second)
 	return nil
 }
 
@@ -538,7 +538,7 @@ func (d *drill) await(ctx context.Context, what string, within time.Duration, as
 		if ask(runs) {
 			return nil
 		}
-		if wait(ctx, 5*time.Millisecond); ctx.Err() != nil {
+		if chaos.Pause(ctx, 5*time.Millisecond); ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 	}

@@ -84,7 +84,7 @@ func (h *harness) trace(ctx context.Context, name, bin string, env []string, las
 		if end.Match(text) {
 			return judgeOrder(bytes.NewReader(text))
 		}
-		wait(ctx, 20*time.Millisecond)
+		chaos.Pause(ctx, 20*time.Millisecond)
 	}
 	return 0, 0, errors.New("strace has not seen the end of the server")
 }

@@ -177,7 +177,7 @@ func keep(ctx context.Context, n *chaos.Node) error {
 			_, err := n.Stop(20 * time.Second)
 			return err
 		case <-n.Ended():
-			wait(ctx, 200*time.Millisecond)
+			chaos.Pause(ctx, 200*time.Millisecond)
 			if err := n.Start(); err != nil {
 				return err
 			}

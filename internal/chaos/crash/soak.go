@@ -83,7 +83,7 @@ func (h *harness) soak(ctx context.Context) (err error) {
 // fault does something to one process, never killing the server and the first
 // worker.
 func (d *drill) fault(ctx context.Context) error {
-	wait(ctx, time.Duration(1000+d.dice.IntN(5000))*time.Millisecond)
+	chaos.Pause(ctx, time.Duration(1000+d.dice.IntN(5000))*time.Millisecond)
 	victim := d.workers[1+d.dice.IntN(len(d.workers)-1)]
 	switch d.dice.IntN(8) {
 	case 0, 1, 2, 3:
@@ -91,11 +91,11 @@ func (d *drill) fault(ctx context.Context) error {
 		return errors.Join(victim.Kill(), victim.Start())
 	case 4: // for longer than a lease, now and then
 		err := victim.Signal(syscall.SIGSTOP)
-		wait(ctx, time.Duration(d.dice.IntN(25))*time.Second)
+		chaos.Pause(ctx, time.Duration(d.dice.IntN(25))*time.Second)
 		return errors.Join(err, victim.Signal(syscall.SIGCONT))
 	case 5:
 		err := d.serve.Signal(syscall.SIGSTOP)
-		wait(ctx, time.Duration(d.dice.IntN(3000))*time.Millisecond)
+		chaos.Pause(ctx, time.Duration(d.dice.IntN(3000))*time.Millisecond)
 		return errors.Join(err, d.serve.Signal(syscall.SIGCONT))
 	case 6:
 		return errors.Join(d.serve.Signal(syscall.SIGHUP), d.workers[0].Signal(syscall.SIGHUP))
@@ -107,7 +107,7 @@ func (d *drill) fault(ctx context.Context) error {
 
 func (d *drill) watch(ctx context.Context, samples map[string][]sample) {
 	for ctx.Err() == nil {
-		wait(ctx, 5*time.Second)
+		chaos.Pause(ctx, 5*time.Second)
 		samples["serve"] = append(samples["serve"], d.look(d.serve))
 		samples["worker"] = append(samples["worker"], d.look(d.workers[0]))
 		if st, err := os.Stat(d.Database + "-wal"); err == nil {

@@ -320,11 +320,11 @@ func (r *rig) lock(ctx context.Context, during time.Duration) (times int, err er
 		if err != nil {
 			return times, fmt.Errorf("lock the database: %w", err)
 		}
-		wait(ctx, lockFor)
+		chaos.Pause(ctx, lockFor)
 		if err := tx.Rollback(); err != nil {
 			return times, err
 		}
-		wait(ctx, 200*time.Millisecond)
+		chaos.Pause(ctx, 200*time.Millisecond)
 	}
 	return times, ctx.Err()
 }

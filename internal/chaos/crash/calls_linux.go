@@ -24,7 +24,7 @@ type path struct {
 	prepare func(c *callKills, ctx context.Context) error
 	// args of the command that is killed.
 	args func(c *callKills) []string
-	// beside runs while the command does.
+	// beside runs while the command does; the context is the command's life.
 	beside func(c *callKills, ctx context.Context)
 	// after looks at what is left, beside what is always checked.
 	after func(c *callKills, ctx context.Context) error
@@ -98,6 +98,9 @@ func (h *harness) killPath(ctx context.Context, p path, t io.Writer) (err error)
 			}
 			killed++
 		}
+		if killed == 0 && (kind == "fsync" || kind == "pwrite64") {
+			return fmt.Errorf("%s ended without a single %s: nothing is shown", p.name, kind)
+		}
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\n", p.name, kind, killed, c.ledger.Acked(), violations)
 	}
 	return c.settle(ctx)
@@ -122,11 +125,17 @@ func (c *callKills) kill(ctx context.Context, p path, kind string, k int) (dead 
 	if err := cmd.Start(); err != nil {
 		return false, nil, err
 	}
+	alive, ended := context.WithCancel(ctx)
+	var wg sync.WaitGroup
 	if p.beside != nil {
-		p.beside(c, ctx)
-		_ = cmd.Process.Kill() // if it has not been killed yet; its child dies with it
+		wg.Go(func() {
+			p.beside(c, alive)
+			_ = cmd.Process.Kill() // if it has not been killed yet; its child dies with it
+		})
 	}
 	_ = cmd.Wait() // the code tells
+	ended()
+	wg.Wait()
 	code := cmd.ProcessState.ExitCode()
 	if code > 2 && code != 137 || code == 2 {
 		text, _ := os.ReadFile(log.Name())
@@ -205,26 +214,21 @@ func (c *callKills) receiver() []string {
 	return []string{"serve", "--no-process", "--listen", listen, "--admin-listen", admin}
 }
 
-// deliver sends to it until it has been killed, or has answered some: new ones,
+// deliver sends to it until it has been killed, or has answered many: new ones,
 // each twice.
 func (c *callKills) deliver(ctx context.Context) {
 	sender := chaos.NewSender(c.ledger, c.listen)
 	defer sender.Close()
 	events := []string{"push", "fork", "ping"}
-	for answered, lost := 0, 0; answered < 6 && lost < 200; {
+	for answered := 0; answered < 40 && ctx.Err() == nil; {
 		c.n++
 		d := chaos.Delivery{ID: fmt.Sprint("received-", c.n), Event: events[c.n%len(events)], Body: fmt.Appendf(nil, "{\"n\": %d}\n", c.n)}
 		for range 2 {
-			if sender.Post(ctx, d) == 0 {
-				lost++
+			if sender.Post(context.WithoutCancel(ctx), d) == 0 { // what was answered counts, whatever ended since
 				chaos.Pause(ctx, 10*time.Millisecond) // not up yet, or dead
 			} else {
 				answered++
-				lost = 180
 			}
-		}
-		if ctx.Err() != nil {
-			return
 		}
 	}
 }

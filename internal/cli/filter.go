@@ -94,6 +94,11 @@ func (o *filterOptions) check(f *pflag.FlagSet) error {
 	if err := notEmpty(f, append(filterFlags(), "status")...); err != nil {
 		return err
 	}
+	for _, name := range filterFlags() {
+		if v := f.Lookup(name).Value.String(); v != queue.Printable(v) {
+			return usagef("--%s %q: no event has that: what is invisible, or not UTF-8, is not stored", name, v)
+		}
+	}
 	switch {
 	case o.status != "" && !slices.Contains(queue.Statuses(), queue.Status(o.status)):
 		return usagef("unknown status %q: want one of %s", o.status, strings.Join(statusNames(), ", "))

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"orchestrate/internal/queue"
 )
@@ -142,6 +143,9 @@ func nonNil[T any](items []T) []T {
 
 // FindDelivery implements queue.Store.
 func (s *shared) FindDelivery(ctx context.Context, prefix string) ([]int64, error) {
+	if !isText(prefix) {
+		return nil, nil
+	}
 	scan := func(rows *sql.Rows, id *int64) error { return rows.Scan(id) }
 	exact, err := all(ctx, s.reads, `SELECT id FROM webhook_events WHERE delivery_id = $1 ORDER BY source LIMIT 2`, args{prefix}, scan)
 	if err != nil || len(exact) > 0 {
@@ -152,8 +156,22 @@ func (s *shared) FindDelivery(ctx context.Context, prefix string) ([]int64, erro
 	return ids, classify(err)
 }
 
-// afterPrefix sorts behind every text that starts with the prefix.
-func afterPrefix(prefix string) string { return prefix + "\U0010ffff" }
+// afterPrefix sorts behind every delivery id that starts with the prefix. A
+// single last character would not: an id may go on with that one.
+func afterPrefix(prefix string) string {
+	const longest = 300 // as the tables have it
+	return prefix + strings.Repeat(string(utf8.MaxRune), longest)
+}
+
+// isText tells whether a database can hold it. PostgreSQL refuses to compare
+// with anything else, so that it must not be asked what matches.
+func isText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
+
+// matchesNone tells of a filter that it asks for what no event can have.
+func matchesNone(f queue.Filter) bool {
+	texts := []string{f.EventType, f.Action, f.Repository, f.Sender, f.Route, f.Delivery, f.Source}
+	return slices.ContainsFunc(texts, func(s string) bool { return !isText(s) })
+}
 
 // lower is what lower() makes of a column that is compared by bytes.
 func lower(s string) string {
@@ -231,6 +249,9 @@ func (s *shared) List(ctx context.Context, f queue.Filter, limit int) ([]queue.E
 	if err := checkStatus(f.Status); err != nil {
 		return nil, err
 	}
+	if matchesNone(f) {
+		return nil, nil
+	}
 	query, a := listQuery(f, limit)
 	events, err := all(ctx, s.reads, query, a, scanEvent)
 	if err == nil {
@@ -265,6 +286,9 @@ func checkStatus(statuses ...queue.Status) error {
 func (s *shared) Select(ctx context.Context, f queue.Filter, from []queue.Status, after queue.JobKey, limit int) ([]queue.Job, error) {
 	if err := checkStatus(append([]queue.Status{f.Status}, from...)...); err != nil {
 		return nil, err
+	}
+	if matchesNone(f) {
+		return nil, nil
 	}
 	query, a := selectQuery(f, from, after, limit)
 	jobs, err := all(ctx, s.reads, query, a, scanJob)

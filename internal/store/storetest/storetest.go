@@ -53,6 +53,7 @@ func Run(t *testing.T, open Opener) {
 		{"a clock that was ahead does not end a cleanup", cleansPastFuture},
 		{"filters and pages", filtersAndPages},
 		{"finds a delivery by prefix", findsDelivery},
+		{"takes hostile texts for what they are", resistsHostileTexts},
 		{"moves what is as it was selected", movesGuarded},
 		{"cancels a running job", cancelsRunning},
 		{"adds a job", addsJob},

@@ -31,7 +31,12 @@ and --until compare the time of receipt and take a duration back from now (90m,
 
 // addFilterFlags defines the flags; all says what --all means here.
 func addFilterFlags(a *App, cmd *cobra.Command, o *filterOptions, limit int, limitHelp, allHelp string) {
-	f := cmd.Flags()
+	o.define(cmd.Flags(), limit, limitHelp, allHelp)
+	must(cmd.RegisterFlagCompletionFunc("status", cobra.FixedCompletions(statusNames(), cobra.ShellCompDirectiveNoFileComp)))
+	must(cmd.RegisterFlagCompletionFunc("route", completeRoutes(a)))
+}
+
+func (o *filterOptions) define(f *pflag.FlagSet, limit int, limitHelp, allHelp string) {
 	f.SortFlags = false
 	f.StringVar(&o.status, "status", "", "`status` of the event: "+strings.Join(statusNames(), ", "))
 	f.StringVar(&o.event, "event", "", "event `type`, or type.action")
@@ -46,8 +51,6 @@ func addFilterFlags(a *App, cmd *cobra.Command, o *filterOptions, limit int, lim
 	f.IntVar(&o.limit, "limit", limit, limitHelp)
 	f.Int64Var(&o.cursor, "cursor", 0, "only ids below this `id`, where the last page ended")
 	f.BoolVar(&o.all, "all", false, allHelp)
-	must(cmd.RegisterFlagCompletionFunc("status", cobra.FixedCompletions(statusNames(), cobra.ShellCompDirectiveNoFileComp)))
-	must(cmd.RegisterFlagCompletionFunc("route", completeRoutes(a)))
 }
 
 func statusNames() []string {
@@ -131,8 +134,8 @@ func parseTime(flag, s string, now queue.Time) (queue.Time, error) {
 		return 0, nil
 	}
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
-		if t.UnixMilli() <= 0 {
-			return 0, usagef("%s %q: want a time after 1970", flag, s)
+		if t.UnixMilli() <= 0 || t.UTC().Year() > 9999 { // which could not be told
+			return 0, usagef("%s %q: want a time after 1970 and before 10000, in UTC", flag, s)
 		}
 		return queue.At(t), nil
 	}
@@ -176,6 +179,9 @@ func words(flags *pflag.FlagSet, q queue.Filter, wanted func(name string) bool) 
 			value = q.Until.String()
 		case f.Name == "database":
 			value = config.WithoutPassword(value) // these words are shown
+		case f.Value.Type() == "bool" && value == "false":
+			words = append(words, "--"+f.Name+"=false")
+			return
 		case f.Value.Type() == "bool":
 			words = append(words, "--"+f.Name)
 			return

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
 
 	"orchestrate/internal/queue"
 )
@@ -80,6 +81,7 @@ func TestFilterFlagsRefuse(t *testing.T) {
 		{[]string{"--since", "yesterday"}, "a number is missing"},
 		{[]string{"--since", "290w", "--until", "3000w"}, "--until"},
 		{[]string{"--since", "1969-01-01T00:00:00Z"}, "want a time after 1970"},
+		{[]string{"--until", "9999-12-31T23:59:59-23:59"}, "before 10000"},
 		{[]string{"--until", "3000w"}, "that is before 1970"},
 		{[]string{"--since", "1h", "--until", "1h"}, "nothing can match"},
 		{[]string{"--limit", "-1"}, "--limit -1: want at least 1"},
@@ -105,4 +107,63 @@ func FuzzParseTime(f *testing.F) {
 			t.Errorf("%q: got %d, which no event can have", s, got)
 		}
 	})
+}
+
+// FuzzFilter: what is accepted can be told to another command in words, and means
+// the same there; what is not is a mistake of whoever wrote it.
+func FuzzFilter(f *testing.F) {
+	for _, s := range []string{
+		"", "--status failed", "--event push", "--event pull_request.opened --action opened", "--event .opened", "--event a.b.c",
+		"--repo acme/api --sender octocat[bot] --route deploy --delivery 72d3 --source github --cursor 7 --limit 3 --all",
+		"--since 1d12h --until 90m", "--since 2026-10-24T03:00:00+02:00 --until 2026-10-24T03:00:00.5Z", "--since 1h --until 1h",
+		"--until 9999-12-31T23:59:59-23:59", "--repo it's --sender --status", "--action \\$(id)`id`;\"", "--sender=\u202eevil", "--sender é",
+		"--delivery \xff", "--cursor -1", "--limit 9999999999999999999", "--since=", "--all=false", "--action '", "-- --all",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		first, flags, err := parseWords(strings.Split(line, " "))
+		if flags == nil {
+			return // no flag of ours, or no value for it: the library's to say
+		}
+		if err != nil {
+			if exitCodeOf(err) != 2 {
+				t.Errorf("%q: %v is no usage error", line, err)
+			}
+			return
+		}
+		told := words(flags, first.filter, func(string) bool { return true })
+		for i := range told {
+			told[i] = asShellReads(told[i])
+		}
+		second, _, err := parseWords(told)
+		if diff := cmp.Diff(first, second, cmp.AllowUnexported(meant{})); err != nil || diff != "" {
+			t.Errorf("%q was told as %q, which is another filter: %v (-first +second):\n%s", line, told, err, diff)
+		}
+	})
+}
+
+// meant is what a command line asks for.
+type meant struct {
+	filter queue.Filter
+	limit  int
+	all    bool
+}
+
+func parseWords(args []string) (meant, *pflag.FlagSet, error) {
+	o, flags := &filterOptions{}, pflag.NewFlagSet("", pflag.ContinueOnError)
+	o.define(flags, 0, "limit", "all")
+	if flags.Parse(args) != nil || flags.NArg() > 0 {
+		return meant{}, nil, nil
+	}
+	q, err := o.parse(flags, aNow)
+	return meant{q, o.limit, o.all}, flags, err
+}
+
+// asShellReads undoes the quotes of a word.
+func asShellReads(word string) string {
+	if inner, quoted := strings.CutPrefix(word, "'"); quoted {
+		word = strings.ReplaceAll(strings.TrimSuffix(inner, "'"), `'\''`, "'")
+	}
+	return word
 }

@@ -168,10 +168,12 @@ func checkStored(t *testing.T, p *program, sent []delivery, receipts map[string]
 	for _, e := range p.list() {
 		byID[e.DeliveryID] = e
 	}
-	for _, d := range sent {
+	for i, d := range sent {
 		r, e := receipts[d.id], byID[d.id]
-		if raw := p.run("events", "show", fmt.Sprint(r.EventID), "--payload", "--raw"); !bytes.Equal(raw, d.body) {
-			t.Errorf("%s: %d bytes are stored that differ from the %d sent", d.id, len(raw), len(d.body))
+		if i%7 >= 5 { // the forms, and as many others: each starts the program
+			if raw := p.run("events", "show", fmt.Sprint(r.EventID), "--payload", "--raw"); !bytes.Equal(raw, d.body) {
+				t.Errorf("%s: %d bytes are stored that differ from the %d sent", d.id, len(raw), len(d.body))
+			}
 		}
 		given, err := os.ReadFile(p.path("out/" + d.id))
 		if want := jsonOf(d); err != nil || !bytes.Equal(given, want) {

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -41,34 +40,6 @@ type program struct {
 
 	mu     sync.Mutex
 	stderr bytes.Buffer // of every command and every daemon
-}
-
-// builtDir is for the binaries of one run.
-var builtDir = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "orchestrate-built-")
-	atExit = func() { _ = os.RemoveAll(dir) }
-	return dir, err
-})
-
-// builtOnce builds the binary, for all tests of one run; builtSkewed the one whose
-// clock can be set wrong.
-var (
-	builtOnce   = sync.OnceValues(func() (string, error) { return built("orchestrate", "") })
-	builtSkewed = sync.OnceValues(func() (string, error) { return built("skewed", "chaos") })
-)
-
-func built(name, tags string) (string, error) {
-	dir, err := builtDir()
-	if err != nil {
-		return "", err
-	}
-	bin := filepath.Join(dir, name)
-	build := exec.Command("go", "build", "-buildvcs=false", "-tags", tags, "-o", bin, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build: %w\n%s", err, out)
-	}
-	return bin, nil
 }
 
 // newProgram takes the binary and writes its configuration, in which %DIR%
@@ -201,12 +172,10 @@ func (d *daemon) stop(s os.Signal) int {
 // eventually asks until it is told yes.
 func (p *program) eventually(what string, ask func() bool) {
 	p.t.Helper()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
 	tooLong := time.After(2 * time.Minute)
-	for !ask() {
+	for pause := firstPause; !ask(); pause = longer(pause) {
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-tooLong:
 			p.t.Fatalf("still not after two minutes: %s\n%s", what, p.errors())
 		}

@@ -62,12 +62,15 @@ func TestScripts(t *testing.T) {
 // patience bounds every wait for a background process.
 const patience = 30 * time.Second
 
-// setup gives each script a home, with files that only it can write.
+// setup gives each script the built program, as an operator has it, and a home,
+// with files that only it can write.
 func setup(e *testscript.Env) error {
-	e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
-	if e.Getenv("GORACE") == "" {
-		e.Setenv("GORACE", "atexit_sleep_ms=10") // else each command takes a second to end
+	bin, err := builtOnce()
+	if err != nil {
+		return err
 	}
+	e.Setenv("PATH", filepath.Dir(bin)+string(os.PathListSeparator)+e.Getenv("PATH"))
+	e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
 	if err := os.MkdirAll(e.Getenv("HOME"), 0o755); err != nil {
 		return err
 	}
@@ -117,14 +120,18 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	poll(ts, func() bool { return ts.Exec(args[1], args[2:]...) == nil && want.MatchString(ts.ReadFile("stdout")) })
 }
 
+// firstPause is that between two questions, most of which start the program;
+// those after it are longer, so that who waits does not keep the machine busy.
+const firstPause = 20 * time.Millisecond
+
+func longer(pause time.Duration) time.Duration { return min(pause*5/4, 400*time.Millisecond) }
+
 // poll asks until it is told yes.
 func poll(ts *testscript.TestScript, ask func() bool) {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
 	tooLong := time.After(patience)
-	for !ask() {
+	for pause := firstPause; !ask(); pause = longer(pause) {
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-tooLong:
 			ts.Fatalf("still not after %s", patience)
 		}

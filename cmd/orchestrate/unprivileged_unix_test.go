@@ -39,10 +39,10 @@ func unprivileged(ts *testscript.TestScript, neg bool, args []string) {
 	checkCode(ts, args[0], err)
 }
 
-// reachableCopy links the program to where another user can start it: the test
-// binary lies in a directory of its own user.
+// reachableCopy links the program to where another user can start it: it lies in
+// a directory of its own user.
 func reachableCopy(ts *testscript.TestScript) string {
-	from, err := exec.LookPath("orchestrate")
+	from, err := builtOnce()
 	ts.Check(err)
 	to := filepath.Join(ts.Getenv("WORK"), "bin", "orchestrate")
 	ts.Check(os.MkdirAll(filepath.Dir(to), 0o755))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"unsafe"
@@ -20,16 +21,17 @@ var calls = map[string]uint64{
 }
 
 // KillAtArgs are what a program must be started with that calls KillAt: the
-// number of the call, its name, and the command.
+// name of the call, its number, and the command.
 func KillAtArgs(call string, k int, command ...string) []string {
 	return append([]string{"killat", call, strconv.Itoa(k)}, command...)
 }
 
 // KillAt runs a command and kills it right before its k-th system call of a
-// kind, whichever of its threads makes it (strace counts for each thread apart).
-// Its children are left alone. It must run in a process that has no other
-// children. It returns the exit code of a command that ended before; 137 after a
-// kill.
+// kind, whichever of its threads makes it (strace counts for each thread apart);
+// before none, if k is 0. Its children are left alone. It must run in a process
+// that has no other children, and that ends the command when it is sent SIGTERM.
+// It returns the exit code of a command that ended before, 0 if it was told to;
+// 137 after a kill. How many calls it met is the last line that it prints.
 func KillAt(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	runtime.LockOSThread() // who traces is a thread
 	if len(args) < 3 {
@@ -40,60 +42,66 @@ func KillAt(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil || !known {
 		return 2
 	}
-	code, err := killAt(ctx, nr, k, args[2:], stdout, stderr)
+	met, code, err := killAt(ctx, nr, k, args[2:], stdout, stderr)
 	if err != nil {
 		_, _ = fmt.Fprintf(stderr, "trace: %v\n", err)
 		return 2
 	}
+	_, _ = fmt.Fprintf(stdout, "\n%d\n", met)
 	return code
 }
 
-func killAt(ctx context.Context, nr uint64, k int, command []string, stdout, stderr io.Writer) (int, error) {
+func killAt(ctx context.Context, nr uint64, k int, command []string, stdout, stderr io.Writer) (met, code int, err error) {
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...) //nolint:gosec // our own
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{Ptrace: true, Pdeathsig: unix.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	leader := cmd.Process.Pid
+	enough, stop := signal.NotifyContext(ctx, unix.SIGTERM)
+	defer stop()
+	defer context.AfterFunc(enough, func() { _ = unix.Kill(leader, unix.SIGKILL) })() // an error: it has ended
 	var ws unix.WaitStatus
 	if _, err := unix.Wait4(leader, &ws, unix.WALL, nil); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	const options = unix.PTRACE_O_EXITKILL | unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE
 	if err := errors.Join(unix.PtraceSetOptions(leader, options), unix.PtraceSyscall(leader, 0)); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	for met := 0; ; {
+	for {
 		pid, err := unix.Wait4(-1, &ws, unix.WALL, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
-			return 0, err
+			return met, 0, err
 		case pid == leader && ws.Exited():
-			return ws.ExitStatus(), nil
+			return met, ws.ExitStatus(), nil
+		case pid == leader && ws.Signaled() && enough.Err() != nil && (k == 0 || met < k):
+			return met, 0, nil
 		case pid == leader && ws.Signaled():
-			return 128 + int(ws.Signal()), nil
+			return met, 128 + int(ws.Signal()), nil
 		case !ws.Stopped():
 			continue // the end of a thread
 		}
-		signal := 0
+		sig := 0
 		switch ws.StopSignal() {
 		case unix.SIGTRAP | 0x80:
 			if enters(pid, nr) {
 				if met++; met == k {
 					if err := unix.Kill(leader, unix.SIGKILL); err != nil {
-						return 0, err
+						return met, 0, err
 					}
 				}
 			}
 		case unix.SIGTRAP, unix.SIGSTOP: // a thread begins
 		default:
-			signal = int(ws.StopSignal())
+			sig = int(ws.StopSignal())
 		}
-		if err := unix.PtraceSyscall(pid, signal); err != nil && !errors.Is(err, unix.ESRCH) {
-			return 0, err
+		if err := unix.PtraceSyscall(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
+			return met, 0, err
 		}
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -59,7 +61,7 @@ func (h *harness) killAtCalls(ctx context.Context) error {
 	}
 	wg.Wait()
 	t := tabwriter.NewWriter(h.out, 0, 8, 2, ' ', 0)
-	_, _ = fmt.Fprintln(t, "PATH\tKILLED BEFORE\tCALLS\tACKNOWLEDGED\tVIOLATIONS")
+	_, _ = fmt.Fprintln(t, "PATH\tKILLED BEFORE\tOF CALLS\tKILLS\tACKNOWLEDGED\tVIOLATIONS")
 	for i := range rows {
 		_, _ = t.Write(rows[i].Bytes())
 	}
@@ -81,9 +83,13 @@ func (h *harness) killPath(ctx context.Context, p path, t io.Writer) (err error)
 		return err
 	}
 	for _, kind := range kinds {
+		met, _, _, err := c.kill(ctx, p, kind, 0)
+		if err != nil {
+			return fmt.Errorf("%s, to count %s: %w", p.name, kind, err)
+		}
 		killed, violations := 0, 0
-		for k := 1; k <= h.calls; k++ {
-			dead, findings, err := c.kill(ctx, p, kind, k)
+		for _, k := range spread(met, h.calls) {
+			_, dead, findings, err := c.kill(ctx, p, kind, k)
 			if err != nil {
 				return fmt.Errorf("%s, before %s %d: %w", p.name, kind, k, err)
 			}
@@ -93,24 +99,34 @@ func (h *harness) killPath(ctx context.Context, p path, t io.Writer) (err error)
 			if violations > 0 {
 				return fmt.Errorf("%s, before %s %d: %d violations\n%s", p.name, kind, k, violations, reported(findings))
 			}
-			if !dead {
-				break // it makes no more of these
+			if dead { // not each time does it make as many
+				killed++
 			}
-			killed++
 		}
 		if killed == 0 && (kind == "fsync" || kind == "pwrite64") {
 			return fmt.Errorf("%s ended without a single %s: nothing is shown", p.name, kind)
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\n", p.name, kind, killed, c.ledger.Acked(), violations)
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%d\n", p.name, kind, met, killed, c.ledger.Acked(), violations)
 	}
 	return c.settle(ctx)
 }
 
-// kill runs the path once.
-func (c *callKills) kill(ctx context.Context, p path, kind string, k int) (dead bool, findings []chaos.Finding, err error) {
+// spread chooses so many of n, from the first to the last.
+func spread(n, most int) (chosen []int) {
+	if n <= most {
+		most = n
+	}
+	for i := range most {
+		chosen = append(chosen, 1+i*(n-1)/max(1, most-1))
+	}
+	return chosen
+}
+
+// kill runs the path once, and tells how many of the calls it met.
+func (c *callKills) kill(ctx context.Context, p path, kind string, k int) (met int, dead bool, findings []chaos.Finding, err error) {
 	if p.prepare != nil {
 		if err := p.prepare(c, ctx); err != nil {
-			return false, nil, fmt.Errorf("prepare: %w", err)
+			return 0, false, nil, fmt.Errorf("prepare: %w", err)
 		}
 	}
 	whole := c.Command(ctx, p.args(c)...)
@@ -118,36 +134,40 @@ func (c *callKills) kill(ctx context.Context, p path, kind string, k int) (dead 
 	cmd.Env = whole.Env
 	log, err := os.Create(filepath.Join(c.Dir, "killed.log"))
 	if err != nil {
-		return false, nil, err
+		return 0, false, nil, err
 	}
 	defer func() { _ = log.Close() }()
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
-		return false, nil, err
+		return 0, false, nil, err
 	}
 	alive, ended := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	if p.beside != nil {
 		wg.Go(func() {
 			p.beside(c, alive)
-			_ = cmd.Process.Kill() // if it has not been killed yet; its child dies with it
+			_ = cmd.Process.Signal(syscall.SIGTERM) // if it has not been killed yet
 		})
 	}
 	_ = cmd.Wait() // the code tells
 	ended()
 	wg.Wait()
 	code := cmd.ProcessState.ExitCode()
-	if code > 2 && code != 137 || code == 2 {
-		text, _ := os.ReadFile(log.Name())
-		return false, nil, fmt.Errorf("%v ended with %d: %s", whole.Args, code, text)
+	text, err := os.ReadFile(log.Name())
+	if err != nil || code != 0 && code != 137 {
+		return 0, false, nil, errors.Join(err, fmt.Errorf("%v ended with %d: %s", whole.Args, code, text))
+	}
+	text = bytes.TrimSpace(text)
+	if met, err = strconv.Atoi(string(text[bytes.LastIndexByte(text, '\n')+1:])); err != nil {
+		return 0, false, nil, err
 	}
 	if p.after != nil {
 		if err := p.after(c, ctx); err != nil {
-			return false, nil, err
+			return 0, false, nil, err
 		}
 	}
 	findings, err = chaos.Check(ctx, c.Database, c.facts(false))
-	return code == 137, findings, err
+	return met, code == 137, findings, err
 }
 
 // settle has the queue come to rest in the end, and checks once more.

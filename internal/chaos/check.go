@@ -19,6 +19,8 @@ import (
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver pgx
 	"modernc.org/sqlite"
+
+	"orchestrate/internal/queue"
 )
 
 // Finding is what a check looked at and what it found wrong.
@@ -143,7 +145,7 @@ func Check(ctx context.Context, database string, f Facts) ([]Finding, error) {
 	}
 	all := []Finding{
 		c.stored(), c.bytes(), c.once(), c.counted(), c.ended(), c.fannedOut(), c.claimedFirst(), c.startedOnce(), c.oneAttemptAClaim(),
-		c.lastAttempt(), c.results(), c.alone(), c.held(), c.due(), c.notAgain(), c.purged(), c.handed(), c.secret(),
+		c.lastAttempt(), c.results(), c.alone(), c.held(), c.due(), c.notAgain(), c.requeued(), c.purged(), c.handed(), c.secret(),
 		c.left(), c.counters(), c.whole(),
 	}
 	return all, nil
@@ -154,7 +156,7 @@ type event struct {
 	delivery, kind, status, sha          string
 	pending, processing, failed, dead    int
 	size                                 int64
-	purged                               bool
+	purged, requeued                     bool
 	duplicates, conflicts                int
 	body                                 string // its digest; empty: there is none
 	jobs                                 []*job
@@ -237,10 +239,10 @@ func each(ctx context.Context, tx *sql.Tx, query string, fn func(scan func(...an
 
 func (c *checker) loadEvents(ctx context.Context, tx *sql.Tx) error {
 	return each(ctx, tx, `SELECT id, delivery_id, event_type, status, n_pending, n_processing, n_failed, n_dead, purged_at IS NOT NULL,
-		duplicate_count, conflict_count, body_size, body_sha256 FROM webhook_events`, func(scan func(...any) error) error {
+		duplicate_count, conflict_count, body_size, body_sha256, requeued_at IS NOT NULL FROM webhook_events`, func(scan func(...any) error) error {
 		e := &event{}
 		err := scan(&e.id, &e.delivery, &e.kind, &e.status, &e.pending, &e.processing, &e.failed, &e.dead, &e.purged, &e.duplicates,
-			&e.conflicts, &e.size, &e.sha)
+			&e.conflicts, &e.size, &e.sha, &e.requeued)
 		c.events[e.id] = e
 		c.delivered[e.delivery] = append(c.delivered[e.delivery], e)
 		return err
@@ -539,7 +541,7 @@ func (c *checker) due() Finding {
 	f := Finding{Invariant: 8, What: "no attempt before it is due"}
 	for _, j := range c.jobs {
 		f.look(j.retries <= j.maxRetries, "event %d, route %s has used %d of %d retries", j.event.id, j.route, j.retries, j.maxRetries)
-		failures := 0
+		failures, crashes := 0, 0
 		for i, a := range j.attempts[:max(0, len(j.attempts)-1)] {
 			wait := time.Duration(0)
 			switch a.outcome {
@@ -548,8 +550,12 @@ func (c *checker) due() Finding {
 				wait = RetryBase << (failures - 1)
 			case "unavailable":
 				wait = UnavailableBase
-			case "dead_letter", "crashed": // requeued, perhaps: the count begins again
-				failures = 0
+			case "dead_letter": // requeued: the count begins again
+				failures, crashes = 0, 0
+			case "crashed":
+				if crashes++; crashes == queue.MaxCrashes { // the same
+					failures, crashes = 0, 0
+				}
 			}
 			// A claim's time is that at which it was asked for: it may have waited for
 			// the database while a rescue gave the job back.
@@ -569,6 +575,27 @@ func (c *checker) notAgain() Finding {
 		at := slices.IndexFunc(j.attempts, func(a attempt) bool { return a.outcome == "completed" })
 		f.look(at < 0 || at == len(j.attempts)-1 && j.status == "completed", "event %d, route %s is %s, after %d attempts of which the %dth had completed",
 			j.event.id, j.route, j.status, len(j.attempts), at+1)
+	}
+	return f
+}
+
+// requeued: what an operator took back from the dead is told of its event, in
+// the same step, and of no other. One that three workers died of looks like one
+// that was not taken back.
+func (c *checker) requeued() Finding {
+	f := Finding{Invariant: 9, What: "a requeue is whole"}
+	for _, e := range c.events {
+		if e.purged {
+			continue
+		}
+		back, crashed := false, false
+		for _, j := range e.jobs {
+			for i, a := range j.attempts {
+				crashed = crashed || a.outcome == "crashed"
+				back = back || a.outcome == "dead_letter" && (i < len(j.attempts)-1 || j.status != "dead_letter")
+			}
+		}
+		f.look(back == e.requeued || e.requeued && crashed, "event %d: a dead letter was taken back: %t; the event says %t", e.id, back, e.requeued)
 	}
 	return f
 }

@@ -3,14 +3,18 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"orchestrate/internal/chaos"
@@ -54,8 +58,12 @@ type drill struct {
 
 	commands atomic.Int64 // that ended by themselves
 	killed   atomic.Int64 // processes
-	ready    time.Duration
-	late     int // times that it took longer than 2 s
+	mu       sync.Mutex
+	bad      []error // of commands that failed by themselves
+
+	red   []string // the checks that found something before the end
+	ready time.Duration
+	late  int // times that it took longer than 2 s
 }
 
 // kills is the main part: after every cycle one more process was killed.
@@ -121,23 +129,56 @@ func (d *drill) work(ctx context.Context) (stop func()) {
 	return func() { cancel(); wg.Wait() }
 }
 
-// operate runs a command again and again; each third one is killed.
+// operate runs a command again and again; each third one is killed. None may
+// fail by itself.
 func (d *drill) operate(ctx context.Context, dice *rand.Rand, args []string) {
 	for ctx.Err() == nil {
-		cmd := d.Command(context.WithoutCancel(ctx), args...)
-		if cmd.Start() != nil {
-			return
-		}
-		if dice.IntN(3) == 0 {
-			time.AfterFunc(time.Duration(dice.IntN(60))*time.Millisecond, func() { _ = cmd.Process.Kill() })
-		}
-		if cmd.Wait() == nil {
-			d.commands.Add(1)
-		} else {
-			d.killed.Add(1)
+		if err := d.command(ctx, dice, args); err != nil {
+			d.mu.Lock()
+			d.bad = append(d.bad, err)
+			d.mu.Unlock()
 		}
 		chaos.Pause(ctx, time.Duration(300+dice.IntN(700))*time.Millisecond)
 	}
+}
+
+func (d *drill) command(ctx context.Context, dice *rand.Rand, args []string) error {
+	cmd := d.Command(context.WithoutCancel(ctx), args...)
+	log, err := os.OpenFile(filepath.Join(d.Dir, args[0]+".command.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
+	var output bytes.Buffer
+	cmd.Stderr = io.MultiWriter(log, &output)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if dice.IntN(3) == 0 {
+		time.AfterFunc(time.Duration(dice.IntN(60))*time.Millisecond, func() { _ = cmd.Process.Kill() })
+	}
+	err = cmd.Wait()
+	ended, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	switch {
+	case err == nil:
+		d.commands.Add(1)
+	case ended.Signal() == syscall.SIGKILL: // by us: nobody else does
+		d.killed.Add(1)
+	default:
+		return fmt.Errorf("%v: %w: %s", args, err, output.Bytes())
+	}
+	return nil
+}
+
+// kill kills a process, which must not have ended by itself.
+func (d *drill) kill(n *chaos.Node) error {
+	select {
+	case <-n.Ended():
+		return fmt.Errorf("%s had ended with %d", n.LogFile(), n.ExitCode())
+	default:
+	}
+	d.killed.Add(1)
+	return n.Kill()
 }
 
 // cycle kills one process, or all, at some moment, and starts what was killed.
@@ -151,10 +192,9 @@ func (d *drill) cycle(ctx context.Context) error {
 		victims = append(victims, d.workers...)
 	}
 	for _, v := range victims {
-		if err := v.Kill(); err != nil {
+		if err := d.kill(v); err != nil {
 			return err
 		}
-		d.killed.Add(1)
 	}
 	for _, v := range victims {
 		if err := v.Start(); err != nil {
@@ -179,7 +219,7 @@ func (d *drill) end(ctx context.Context, cycles int) error {
 		return err
 	}
 	rested := queue.Clock().Sub(begun)
-	var errs []error
+	errs := d.bad
 	for _, n := range append(d.workers, d.serve) {
 		code, err := n.Stop(20 * time.Second)
 		if err == nil && code != 0 {

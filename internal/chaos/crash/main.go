@@ -68,7 +68,7 @@ func run(stdout, stderr io.Writer, args []string) int {
 	flags := flag.NewFlagSet("crash", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Uint64Var(&o.seed, "seed", 1, "of everything that is random")
-	flags.StringVar(&o.parts, "parts", "", "only these, with commas between: handlers,kills,postgres,order,calls,leases,mutants")
+	flags.StringVar(&o.parts, "parts", "", "only these, with commas between: "+strings.Join(partNames(), ","))
 	flags.IntVar(&o.cycles, "cycles", 50, "kills on SQLite")
 	flags.IntVar(&o.postgres, "postgres", 20, "kills on PostgreSQL")
 	flags.IntVar(&o.calls, "calls", 25, "at how many system calls of each kind to kill")
@@ -78,6 +78,12 @@ func run(stdout, stderr io.Writer, args []string) int {
 	flags.BoolVar(&o.keep, "keep", false, "keep the directory, also when all is well")
 	if flags.Parse(args) != nil || flags.NArg() > 0 {
 		return 2
+	}
+	for name := range strings.SplitSeq(o.parts, ",") {
+		if name != "" && !slices.Contains(partNames(), name) {
+			_, _ = fmt.Fprintf(stderr, "crash: unknown part %q: want one of %s\n", name, strings.Join(partNames(), ", "))
+			return 2
+		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -151,6 +157,15 @@ var stages = [][]part{
 	{{"handlers", (*harness).handlers}},
 	{{"kills", (*harness).killsSQLite}, {"postgres", (*harness).killsPostgres}, {"order", (*harness).order}, {"leases", (*harness).leases}},
 	{{"calls", (*harness).killAtCalls}, {"mutants", (*harness).findMutants}},
+}
+
+func partNames() (names []string) {
+	for _, stage := range stages {
+		for _, p := range stage {
+			names = append(names, p.name)
+		}
+	}
+	return names
 }
 
 func (h *harness) all(ctx context.Context) error {

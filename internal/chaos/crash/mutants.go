@@ -23,6 +23,7 @@ type mutant struct {
 	name  string
 	what  string
 	check string // the What of its finding
+	also  string // that of another
 	edits []chaos.Edit
 	drill func(*drill, context.Context) error // nil: steady
 }
@@ -36,7 +37,7 @@ const (
 
 var mutants = []mutant{
 	{name: "ack_before_commit", what: "200 before the commit", check: "acknowledged is stored", drill: (*drill).killAtAnswer},
-	{name: "start_before_commit", what: "a claim's jobs are run before its commit", check: "a claim is run once", drill: (*drill).killAtStart, edits: []chaos.Edit{{
+	{name: "start_before_commit", what: "a claim's jobs are run before its commit", check: "a claim is run once", also: "a handler starts after its claim", drill: (*drill).killAtStart, edits: []chaos.Edit{{
 		File: writerFile,
 		Old: `				return errs[i]
 			}
@@ -191,6 +192,31 @@ const settleNext = ` + "`",
 	}
 	b, err := q.bulk(ctx, f, from, Move{To: StatusPending}, o)`,
 	}}},
+	{name: "requeue_untold", what: "a requeue moves the jobs, and their events are not told", check: "a requeue is whole", edits: []chaos.Edit{{
+		File: claimFile,
+		Old:  `		d.tell = tellRequeued`,
+		New: `		if d.tell = tellRequeued; mutant("requeue_untold") {
+			d.tell = tellNothing
+		}`,
+	}}},
+	{name: "payload_orphaned", what: "a payload of no event is stored, too", check: "the database is whole", edits: []chaos.Edit{{
+		File: "internal/store/sqlite.go",
+		Old:  `"foreign_keys(1)", "wal_autocheckpoint(0)"`,
+		New:  `map[bool]string{true: "foreign_keys(0)", false: "foreign_keys(1)"}[mutant("payload_orphaned")], "wal_autocheckpoint(0)"`,
+	}, {
+		File: "internal/store/sqlite.go",
+		Old:  `		if got != p.value {`,
+		New:  `		if got != p.value && !(mutant("payload_orphaned") && p.name == "foreign_keys") {`,
+	}, {
+		File: "internal/store/insert.go",
+		Old:  `	return d.started(known.id, deliveryID), insertJobs(ctx, q, known.id, d.Jobs)`,
+		New: `	if mutant("payload_orphaned") {
+		if err := insertPayload(ctx, q, known.id+1<<40, d.Payload.Body, d.headers); err != nil {
+			return queue.Receipt{}, err
+		}
+	}
+	return d.started(known.id, deliveryID), insertJobs(ctx, q, known.id, d.Jobs)`,
+	}}},
 	{name: "rescued_alive", what: "living workers are taken for dead", check: "no two run one job", drill: (*drill).long, edits: []chaos.Edit{{
 		File: "internal/queue/heartbeat.go",
 		Old:  `		case now.Sub(s.at) >= w.o.Lease:`,
@@ -321,18 +347,18 @@ func (h *harness) judge(all []mutant, verdicts []verdict) error {
 	_, _ = fmt.Fprintln(t, "MUTANT\tDEFECT\tMUST BE FOUND BY\tFOUND")
 	for i, m := range all {
 		v := verdicts[i]
-		found := slices.Contains(v.red, m.check)
+		found := slices.Contains(v.red, m.check) && (m.also == "" || slices.Contains(v.red, m.also))
 		switch {
 		case v.err != nil:
 			errs = append(errs, fmt.Errorf("%s: %w", m.name, v.err))
 		case m.check == "" && len(v.red) > 0:
 			errs = append(errs, fmt.Errorf("%s: without a defect, but found were %v", m.name, v.red))
 		case m.check != "" && !found:
-			errs = append(errs, fmt.Errorf("%s was not found by %q, only by %v", m.name, m.check, v.red))
+			errs = append(errs, fmt.Errorf("%s was not found by %q, %q, only by %v", m.name, m.check, m.also, v.red))
 		case m.check != "":
 			killed++
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", m.name, m.what, m.check, strings.Join(v.red, "; "))
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", m.name, m.what, strings.TrimSuffix(m.check+"; "+m.also, "; "), strings.Join(v.red, "; "))
 	}
 	_ = t.Flush()
 	h.say("%d mutants, %d found out by the check that is to find them", len(all)-1, killed)
@@ -363,12 +389,9 @@ func (h *harness) try(ctx context.Context, bin string, m mutant) (v verdict) {
 		_, _ = n.Stop(5 * time.Second) // with a defect it may end in any way
 	}
 	findings, err := chaos.Check(ctx, d.Database, d.facts(true))
-	for _, f := range findings {
-		if len(f.Bad) > 0 {
-			v.red = append(v.red, f.What)
-		}
-	}
-	return verdict{red: v.red, err: err}
+	all := append(d.red, red(findings)...)
+	slices.Sort(all)
+	return verdict{red: slices.Compact(all), err: err}
 }
 
 // post sends one delivery until it is taken.
@@ -437,18 +460,30 @@ func (d *drill) killAtStart(ctx context.Context) error {
 	return nil
 }
 
-// killAll kills every process and starts it again.
+// killAll kills every process, looks at what is left, and starts them again.
 func (d *drill) killAll(ctx context.Context) error {
 	all := append([]*chaos.Node{d.serve}, d.workers...)
 	var errs []error
 	for _, n := range all {
 		errs = append(errs, n.Kill())
 	}
+	findings, err := chaos.Check(ctx, d.Database, d.facts(false))
+	errs, d.red = append(errs, err), append(d.red, red(findings)...)
 	for _, n := range all {
 		errs = append(errs, n.Start())
 	}
-	_, err := d.AwaitReady(ctx, d.serve, 30*time.Second)
+	_, err = d.AwaitReady(ctx, d.serve, 30*time.Second)
 	return errors.Join(append(errs, err)...)
+}
+
+// red are the checks that found something.
+func red(findings []chaos.Finding) (names []string) {
+	for _, f := range findings {
+		if len(f.Bad) > 0 {
+			names = append(names, f.What)
+		}
+	}
+	return names
 }
 
 // killHolder kills the worker of a long handler.

@@ -67,7 +67,7 @@ func (h *harness) poison(ctx context.Context, r *rig) error {
 	if err := v.err(); err != nil {
 		return err
 	}
-	h.say("poison: %d payloads killed %d workers and are dead letters; %d neighbours completed, run again %d times; %d runs of suspects, one at a time a worker; %s",
+	h.say("poison: %d payloads were counted %d deaths of their workers and are dead letters; %d neighbours completed, run again %d times; %d runs of suspects, one at a time a worker; %s",
 		len(poisons), queue.MaxCrashes*len(poisons), len(neighbours), again, looked, took.Round(time.Second))
 	return nil
 }

@@ -87,8 +87,7 @@ func (d *drill) fault(ctx context.Context) error {
 	victim := d.workers[1+d.dice.IntN(len(d.workers)-1)]
 	switch d.dice.IntN(8) {
 	case 0, 1, 2, 3:
-		d.killed.Add(1)
-		return errors.Join(victim.Kill(), victim.Start())
+		return errors.Join(d.kill(victim), victim.Start())
 	case 4: // for longer than a lease, now and then
 		err := victim.Signal(syscall.SIGSTOP)
 		chaos.Pause(ctx, time.Duration(d.dice.IntN(25))*time.Second)
@@ -100,7 +99,10 @@ func (d *drill) fault(ctx context.Context) error {
 	case 6:
 		return errors.Join(d.serve.Signal(syscall.SIGHUP), d.workers[0].Signal(syscall.SIGHUP))
 	default:
-		_, err := victim.Stop(20 * time.Second)
+		code, err := victim.Stop(20 * time.Second)
+		if err == nil && code != 0 {
+			err = fmt.Errorf("%s ended with %d", victim.LogFile(), code)
+		}
 		return errors.Join(err, victim.Start())
 	}
 }
@@ -161,7 +163,11 @@ func (h *harness) flat(samples map[string][]sample) error {
 					values = append(values, v)
 				}
 			}
+			if (of == "database") != (what == "WAL, KiB") {
+				continue // it has none
+			}
 			if len(values) < 8 {
+				errs = append(errs, fmt.Errorf("%s of %s was seen %d times, too few to tell", what, of, len(values)))
 				continue
 			}
 			quarter := len(values) / 4

@@ -141,7 +141,7 @@ func isolate(ctx context.Context, stdout, stderr io.Writer) (code int, err error
 func cutPower(ctx context.Context, o options, dir string, stdout, stderr io.Writer) int {
 	_, _ = fmt.Fprintf(stdout, "seed %d\n", o.seed)
 	begun := queue.Clock()
-	code, controlLost, controls := 0, 0, 0
+	code := 0
 	var results []result
 	for _, way := range slices.Sorted(maps.Keys(o.cycles)) {
 		p := &power{dir: filepath.Join(dir, "tmp", way), bin: filepath.Join(dir, "bin", "orchestrate-"), way: way, seed: o.seed, stdout: stdout}
@@ -154,8 +154,6 @@ func cutPower(ctx context.Context, o options, dir string, stdout, stderr io.Writ
 		p.bin, p.control = filepath.Join(dir, "bin", "orchestrate-chaos"), true
 		normal := p.run(ctx, o.control)
 		results = append(results, full, normal)
-		controls++
-		controlLost += normal.lost
 	}
 	report(stdout, results)
 	_, _ = fmt.Fprintf(stdout, "in %.0f s\n", queue.Clock().Sub(begun).Seconds())
@@ -167,10 +165,14 @@ func cutPower(ctx context.Context, o options, dir string, stdout, stderr io.Writ
 		if !r.control && r.violations() > 0 {
 			code = failed
 		}
-	}
-	if controls > 0 && controlLost == 0 {
-		_, _ = fmt.Fprintln(stderr, "disk: nothing was lost with synchronous=NORMAL: this proves nothing")
-		code = failed
+		if r.control && r.lost == 0 {
+			_, _ = fmt.Fprintf(stderr, "disk: %s: nothing was lost: this proves nothing\n", r.name)
+			code = failed
+		}
+		if !r.control && r.cycles > cyclesADisk && r.cleaned == 0 {
+			_, _ = fmt.Fprintf(stderr, "disk: %s: no cleanup ran to its end beside the deliveries\n", r.name)
+			code = failed
+		}
 	}
 	if code == failed {
 		_, _ = fmt.Fprintf(stderr, "disk: again with: -seed %s\n", strconv.FormatUint(o.seed, 10))

@@ -30,6 +30,7 @@ type result struct {
 	name                           string
 	control                        bool
 	cycles, acked, again           int
+	cleaned                        int64 // cleanups that ended before the power did
 	lost, doubled, damaged, others int
 	ready                          []time.Duration // from the start of a server
 	err                            error
@@ -235,7 +236,9 @@ func (o *one) redeliver(ctx context.Context) {
 // cleanUp deletes what is done, as an operator's timer does, but all the time.
 func (o *one) cleanUp(ctx context.Context) {
 	for ctx.Err() == nil {
-		_ = o.site.Command(ctx, "cleanup", "--older-than", "1ms").Run() // the power may be gone
+		if o.site.Command(ctx, "cleanup", "--older-than", "1ms").Run() == nil { // else the power may be gone
+			o.r.cleaned++
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(20 * time.Millisecond):
@@ -307,14 +310,14 @@ func (o *one) count(findings []chaos.Finding) {
 
 func report(w io.Writer, results []result) {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	_, _ = fmt.Fprintln(t, "WAY\tPOWER LOSSES\tACKNOWLEDGED\tREDELIVERED\tLOST\tDOUBLED\tDAMAGED\tOTHER VIOLATIONS\tREADY AFTER (MEDIAN, MOST)")
+	_, _ = fmt.Fprintln(t, "WAY\tPOWER LOSSES\tACKNOWLEDGED\tREDELIVERED\tCLEANUPS\tLOST\tDOUBLED\tDAMAGED\tOTHER VIOLATIONS\tREADY AFTER (MEDIAN, MOST)")
 	for _, r := range results {
 		slices.Sort(r.ready)
 		ready := "-"
 		if len(r.ready) > 0 {
 			ready = fmt.Sprintf("%d ms, %d ms", r.ready[len(r.ready)/2].Milliseconds(), r.ready[len(r.ready)-1].Milliseconds())
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", r.name, r.cycles, r.acked, r.again, r.lost, r.doubled, r.damaged, r.others, ready)
+		_, _ = fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", r.name, r.cycles, r.acked, r.again, r.cleaned, r.lost, r.doubled, r.damaged, r.others, ready)
 	}
 	_ = t.Flush()
 }

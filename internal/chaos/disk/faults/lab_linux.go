@@ -121,12 +121,9 @@ func noise(seed uint64, size int) string {
 	return b.String()[:size]
 }
 
-// redeliver sends again what was not acknowledged, and fails unless all of it is.
+// redeliver sends everything again, and fails unless all of it is acknowledged.
 func (l *lab) redeliver(ctx context.Context) error {
 	for _, e := range l.sender.Ledger.Entries() {
-		if e.Acked > 0 {
-			continue
-		}
 		if status := l.sender.Post(ctx, chaos.Delivery{ID: e.ID, Event: e.Event, Body: e.Body}); status != http.StatusOK {
 			return fmt.Errorf("redelivery of %s was answered %d", e.ID, status)
 		}

@@ -30,6 +30,8 @@ func scenarios() []scenario {
 		{"fsync of the database forever", syncFails(db, faultfs.Always)},
 		{"fsync of a first start", firstStart},
 		{"fsync of commands", commandFails},
+		{"a read of the database fails", ioFails(faultfs.Faults{Read: faultfs.Failure{Errno: syscall.EIO, Times: 3}, Only: db})},
+		{"a write to the WAL fails", ioFails(faultfs.Faults{Write: faultfs.Failure{Errno: syscall.EIO, Times: 3}, Only: wal})},
 		{"full", full},
 		{"read-only", readOnly},
 		{"fsyncs of 50 ms", slow(50*time.Millisecond, 6*time.Second)},
@@ -114,6 +116,43 @@ func (l *lab) survives(ctx context.Context) error {
 		return err
 	}
 	return l.check(ctx)
+}
+
+// ioFails: what can't be read or written is not acknowledged, and deliveries are
+// taken again once it can be, by who goes on or by a restart.
+func ioFails(f faultfs.Faults) func(context.Context, *lab) error {
+	return func(ctx context.Context, l *lab) error {
+		serve, err := l.start(ctx, "serve", "serve", "--no-process")
+		if err != nil {
+			return err
+		}
+		for range 20 {
+			if status, _ := l.post(ctx, 2000); status != http.StatusOK {
+				return fmt.Errorf("a delivery before the fault was answered %d", status)
+			}
+		}
+		l.disk.Inject(f)
+		statuses := map[int]int{}
+		for range 20 {
+			status, _ := l.post(ctx, 2000)
+			statuses[status]++
+		}
+		left := l.disk.Injected()
+		l.tell("answers %v, %d failures left over", statuses, left.Read.Times+left.Write.Times)
+		l.disk.Inject(faultfs.Faults{})
+		select {
+		case <-serve.Ended():
+			l.tell("serve ended with %d", serve.ExitCode())
+		default:
+			if status, _ := l.post(ctx, 2000); status != http.StatusOK {
+				return fmt.Errorf("a delivery after the fault was answered %d", status)
+			}
+			if _, err := serve.Stop(15 * time.Second); err != nil {
+				return err
+			}
+		}
+		return l.survives(ctx)
+	}
 }
 
 // firstStart fails each of the fsyncs that make a database, one after the other.
@@ -352,6 +391,9 @@ func slow(delay, load time.Duration) func(context.Context, *lab) error {
 				bad = append(bad, fmt.Sprintf("%d answers were %d", statuses[status], status))
 			}
 		}
+		if statuses[http.StatusOK] == 0 {
+			bad = append(bad, "no delivery was taken")
+		}
 		if slowest > 8*time.Second {
 			bad = append(bad, fmt.Sprintf("an answer took %s", slowest))
 		}
@@ -406,6 +448,9 @@ func descriptors(ctx context.Context, l *lab) error {
 		statuses[status]++
 	}
 	l.tell("%d connections, answers %v", len(idle), statuses)
+	if n := statuses[http.StatusOK] + statuses[http.StatusServiceUnavailable] + statuses[0]; n != 5 { // 0: it got no connection
+		return fmt.Errorf("answers %v, want 200, 503 or none", statuses)
+	}
 	for _, c := range idle {
 		_ = c.Close()
 	}

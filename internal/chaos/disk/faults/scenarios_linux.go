@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	unavailable = 6 // the exit code
+	unavailable = 6 // the exit codes
+	damaged     = 8
 	noSync      = "the disk failed to sync"
 	wal, db     = "q.db-wal", "q.db"
 )
@@ -30,8 +31,8 @@ func scenarios() []scenario {
 		{"fsync of the database forever", syncFails(db, faultfs.Always)},
 		{"fsync of a first start", firstStart},
 		{"fsync of commands", commandFails},
-		{"a read of the database fails", ioFails(faultfs.Faults{Read: faultfs.Failure{Errno: syscall.EIO, Times: 3}, Only: db})},
-		{"a write to the WAL fails", ioFails(faultfs.Faults{Write: faultfs.Failure{Errno: syscall.EIO, Times: 3}, Only: wal})},
+		{"reads fail", readFails},
+		{"writes fail", writeFails},
 		{"full", full},
 		{"read-only", readOnly},
 		{"fsyncs of 50 ms", slow(50*time.Millisecond, 6*time.Second)},
@@ -118,41 +119,64 @@ func (l *lab) survives(ctx context.Context) error {
 	return l.check(ctx)
 }
 
-// ioFails: what can't be read or written is not acknowledged, and deliveries are
-// taken again once it can be, by who goes on or by a restart.
-func ioFails(f faultfs.Faults) func(context.Context, *lab) error {
-	return func(ctx context.Context, l *lab) error {
-		serve, err := l.start(ctx, "serve", "serve", "--no-process")
-		if err != nil {
-			return err
-		}
-		for range 20 {
-			if status, _ := l.post(ctx, 2000); status != http.StatusOK {
-				return fmt.Errorf("a delivery before the fault was answered %d", status)
-			}
-		}
-		l.disk.Inject(f)
-		statuses := map[int]int{}
-		for range 20 {
-			status, _ := l.post(ctx, 2000)
-			statuses[status]++
-		}
-		left := l.disk.Injected()
-		l.tell("answers %v, %d failures left over", statuses, left.Read.Times+left.Write.Times)
-		l.disk.Inject(faultfs.Faults{})
-		select {
-		case <-serve.Ended():
-			l.tell("serve ended with %d", serve.ExitCode())
-		default:
-			if status, _ := l.post(ctx, 2000); status != http.StatusOK {
-				return fmt.Errorf("a delivery after the fault was answered %d", status)
-			}
-			if _, err := serve.Stop(15 * time.Second); err != nil {
-				return err
-			}
-		}
-		return l.survives(ctx)
+// readFails: who can't read says so, changes nothing, and can the next time.
+func readFails(ctx context.Context, l *lab) error {
+	if err := l.taken(ctx, 20); err != nil {
+		return err
 	}
+	l.disk.Inject(faultfs.Faults{Read: faultfs.Failure{Errno: syscall.EIO, Times: faultfs.Always}, Only: db})
+	for _, args := range [][]string{{"events", "list"}, {"process", "--once"}, {"cleanup", "--older-than", "0s"}, {"serve"}} {
+		code, out, err := l.command(ctx, args...)
+		if err != nil || code != unavailable && code != damaged {
+			return fmt.Errorf("%v ended with %d, %w, when the database can't be read: %s", args, code, err, out)
+		}
+		l.tell("%s ended with %d", args[0], code)
+	}
+	l.disk.Inject(faultfs.Faults{})
+	if code, out, err := l.command(ctx, "events", "list"); err != nil || code != 0 {
+		return fmt.Errorf("events list ended with %d, %w: %s", code, err, out)
+	}
+	return l.survives(ctx)
+}
+
+// writeFails: what can't be written is not acknowledged, and who goes on takes
+// what comes then.
+func writeFails(ctx context.Context, l *lab) error {
+	if err := l.taken(ctx, 20); err != nil {
+		return err
+	}
+	serve, err := l.start(ctx, "more", "serve", "--no-process")
+	if err != nil {
+		return err
+	}
+	l.disk.Inject(faultfs.Faults{Write: faultfs.Failure{Errno: syscall.EIO, Times: 3}, Only: wal})
+	statuses := map[int]int{}
+	for range 20 {
+		status, _ := l.post(ctx, 2000)
+		statuses[status]++
+	}
+	l.tell("answers %v", statuses)
+	if statuses[http.StatusOK] == 0 || statuses[http.StatusServiceUnavailable] == 0 || len(statuses) != 2 {
+		return fmt.Errorf("answers %v, want 503 and then 200", statuses)
+	}
+	if err := serve.Kill(); err != nil {
+		return err
+	}
+	return l.survives(ctx)
+}
+
+// taken has so many deliveries acknowledged by a server that is killed then.
+func (l *lab) taken(ctx context.Context, n int) error {
+	serve, err := l.start(ctx, "serve", "serve", "--no-process")
+	if err != nil {
+		return err
+	}
+	for range n {
+		if status, _ := l.post(ctx, 2000); status != http.StatusOK {
+			return fmt.Errorf("a delivery before the fault was answered %d", status)
+		}
+	}
+	return serve.Kill()
 }
 
 // firstStart fails each of the fsyncs that make a database, one after the other.

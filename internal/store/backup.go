@@ -276,10 +276,10 @@ const maxFound = 5
 // integrity is ErrDamaged with what SQLite finds wrong.
 func integrity(ctx context.Context, q querier, progress func(string, int64)) error {
 	progress("checking the copy; problems found", 0)
-	return problems(ctx, q, fmt.Sprintf("PRAGMA integrity_check(%d)", maxFound))
+	return problems(ctx, q, "PRAGMA integrity_check("+digits(maxFound)+")")
 }
 
-func problems(ctx context.Context, q querier, pragma string) error {
+func problems(ctx context.Context, q querier, pragma statement) error {
 	found, err := all(ctx, q, pragma, nil, func(rows *sql.Rows, s *string) error { return rows.Scan(s) })
 	if err != nil {
 		return classify(err)

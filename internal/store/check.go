@@ -30,7 +30,7 @@ func (s *SQLite) Check(ctx context.Context) (queue.Checked, error) {
 	}
 	limited, cancel := context.WithTimeout(ctx, checkFor)
 	defer cancel()
-	err = problems(limited, s.reads, fmt.Sprintf("PRAGMA quick_check(%d)", maxFound))
+	err = problems(limited, s.reads, "PRAGMA quick_check("+digits(maxFound)+")")
 	switch {
 	case ctx.Err() != nil:
 		return queue.Checked{}, context.Cause(ctx)

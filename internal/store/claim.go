@@ -33,9 +33,9 @@ func (s *shared) due(ctx context.Context, routes []string, from map[string]queue
 
 // dueQuery seeks twice for each route, however many jobs wait: from where it is
 // told, if it is, and for suspects, which are few, from the beginning.
-func dueQuery(routes []string, from map[string]queue.Time) (string, args) {
+func dueQuery(routes []string, from map[string]queue.Time) (statement, args) {
 	var a args
-	rows := a.values([]string{"TEXT", "BIGINT"}, len(routes), func(i int) []any {
+	rows := a.values([]statement{"TEXT", "BIGINT"}, len(routes), func(i int) []any {
 		if t, told := from[routes[i]]; told {
 			return []any{routes[i], int64(t)}
 		}
@@ -44,7 +44,7 @@ func dueQuery(routes []string, from map[string]queue.Time) (string, args) {
 	const earliest = `(SELECT j.due_at FROM webhook_jobs j WHERE j.route = r.route AND j.status IN ('pending', 'failed')
 			AND j.crash_count %s ORDER BY j.due_at, j.event_id LIMIT 1)`
 	return `WITH r (route, beginning) AS (VALUES ` + rows + `)
-		SELECT r.route, ` + fmt.Sprintf(earliest, "= 0 AND j.due_at >= r.beginning") + `, ` + fmt.Sprintf(earliest, "> 0") + ` FROM r`, a
+		SELECT r.route, ` + fillIn(earliest, "= 0 AND j.due_at >= r.beginning") + `, ` + fillIn(earliest, "> 0") + ` FROM r`, a
 }
 
 // Claim implements queue.Store.
@@ -61,10 +61,10 @@ func (s *shared) Claim(ctx context.Context, p queue.ClaimParams) ([]queue.Job, e
 // claimQuery takes the earliest due jobs of a route. The CTE is materialised
 // because a plain IN (… LIMIT n) may be evaluated again and exceed n. It
 // returns the state that each job was in, for the counters.
-func claimQuery(suspects bool) string { return "WITH " + nextJobs(suspects) + claimNext }
+func claimQuery(suspects bool) statement { return "WITH " + nextJobs(suspects) + claimNext }
 
-func nextJobs(suspects bool) string {
-	crashed := "= 0"
+func nextJobs(suspects bool) statement {
+	var crashed statement = "= 0"
 	if suspects {
 		crashed = "> 0"
 	}
@@ -123,12 +123,12 @@ type settling struct {
 	maxRetries int
 }
 
-var settleCasts = []string{
+var settleCasts = []statement{
 	"BIGINT", "TEXT", "BIGINT", "TEXT", "TEXT", "BIGINT", "TEXT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT",
 }
 
 // settleQuery is fenced by everything that names a claim.
-func settleQuery(items []settling) (string, args) {
+func settleQuery(items []settling) (statement, args) {
 	var a args
 	rows := a.values(settleCasts, len(items), func(i int) []any {
 		s := items[i]
@@ -277,16 +277,16 @@ const moveSelection = `WITH want (event_id, route, claim_seq, status) AS (VALUES
 	WHERE (event_id, route) IN (SELECT n.event_id, n.route FROM next n)
 	RETURNING %s, (SELECT n.status FROM next n WHERE n.event_id = webhook_jobs.event_id AND n.route = webhook_jobs.route)`
 
-func moveQuery(jobs []queue.Job, m queue.Move) (string, args) {
+func moveQuery(jobs []queue.Job, m queue.Move) (statement, args) {
 	a := args{m.Now}
-	set := `status = 'pending', due_at = $1, retry_count = 0, crash_count = 0, unavailable_since = NULL, finished_at = NULL`
+	var set statement = `status = 'pending', due_at = $1, retry_count = 0, crash_count = 0, unavailable_since = NULL, finished_at = NULL`
 	if m.To == queue.StatusDeadLetter {
 		set = `status = 'dead_letter', finished_at = $1, error_message = ` + a.add(queue.Clean(m.Reason))
 	}
-	want := a.values([]string{"BIGINT", "TEXT", "BIGINT", "TEXT"}, len(jobs), func(i int) []any {
+	want := a.values([]statement{"BIGINT", "TEXT", "BIGINT", "TEXT"}, len(jobs), func(i int) []any {
 		return []any{jobs[i].EventID, jobs[i].Route, jobs[i].Seq, string(jobs[i].Status)}
 	})
-	return fmt.Sprintf(moveSelection, want, set, returning(jobColumns)), a
+	return fillIn(moveSelection, want, set, returning(jobColumns)), a
 }
 
 // move changes those of the jobs that are still in the state and at the claim

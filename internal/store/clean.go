@@ -88,8 +88,8 @@ func chooseOld(rows []candidate, p queue.CleanParams, now queue.Time) (out queue
 
 // terminal repeats the decision inside the transaction: an operator may have
 // requeued a job meanwhile.
-func terminal(includeDead bool) string {
-	cond := ` AND n_pending = 0 AND n_processing = 0 AND n_failed = 0`
+func terminal(includeDead bool) statement {
+	const cond = ` AND n_pending = 0 AND n_processing = 0 AND n_failed = 0`
 	if includeDead {
 		return cond
 	}
@@ -118,7 +118,7 @@ func clean(ctx context.Context, q querier, p queue.CleanParams, forget, purge []
 	return out, err
 }
 
-func purgeEvents(ctx context.Context, q querier, ids []int64, cond string, now queue.Time) (int, error) {
+func purgeEvents(ctx context.Context, q querier, ids []int64, cond statement, now queue.Time) (int, error) {
 	a := args{now}
 	purged, err := all(ctx, q, `UPDATE webhook_events SET purged_at = $1, updated_at = $1
 		WHERE id IN (`+list(&a, ids)+`) AND purged_at IS NULL`+cond+` RETURNING webhook_events.id`, a,
@@ -126,7 +126,7 @@ func purgeEvents(ctx context.Context, q querier, ids []int64, cond string, now q
 	if err != nil || len(purged) == 0 {
 		return 0, err
 	}
-	for _, table := range []string{"webhook_payloads", "webhook_attempts", "webhook_jobs"} {
+	for _, table := range []statement{"webhook_payloads", "webhook_attempts", "webhook_jobs"} {
 		var a args
 		if _, err := exec(ctx, q, `DELETE FROM `+table+` WHERE event_id IN (`+list(&a, purged)+`)`, a...); err != nil {
 			return 0, err

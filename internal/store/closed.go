@@ -83,20 +83,20 @@ func refuseMarked(ctx context.Context, o Options) (err error) {
 }
 
 // fenced are the tables that nobody writes to in a closed database.
-var fenced = []string{"workers", "webhook_jobs", "webhook_attempts", "webhook_events", "webhook_payloads"}
+var fenced = []statement{"workers", "webhook_jobs", "webhook_attempts", "webhook_events", "webhook_payloads"}
 
-func sqliteFence(format string) (statements []string) {
+func sqliteFence(form statement) (statements []statement) {
 	for _, table := range fenced {
-		for _, verb := range []string{"insert", "update", "delete"} {
-			statements = append(statements, fmt.Sprintf(format, table, verb))
+		for _, verb := range []statement{"insert", "update", "delete"} {
+			statements = append(statements, fillIn(form, table, verb))
 		}
 	}
 	return statements
 }
 
-func postgresFence(format string) (statements []string) {
+func postgresFence(form statement) (statements []statement) {
 	for _, table := range fenced {
-		statements = append(statements, fmt.Sprintf(format, table))
+		statements = append(statements, fillIn(form, table))
 	}
 	return statements
 }
@@ -157,9 +157,9 @@ func (s *shared) open(ctx context.Context, mark side) error {
 // errTakenOver: of two runs that write into one target, the later one goes on.
 var errTakenOver = fmt.Errorf("%w: another migrate copy writes into it now", queue.ErrRefused)
 
-func execAll(ctx context.Context, q querier, statements []string, a ...any) error {
-	for _, statement := range statements {
-		if _, err := exec(ctx, q, statement, a...); err != nil {
+func execAll(ctx context.Context, q querier, statements []statement, a ...any) error {
+	for _, s := range statements {
+		if _, err := exec(ctx, q, s, a...); err != nil {
 			return err
 		}
 	}

@@ -193,7 +193,7 @@ func sameFile(from, to string) error {
 // show that it is the same, whatever its name, and behind a pooler, too.
 func sameQueue(ctx context.Context, a, b *Postgres) (same bool, err error) {
 	key := mathrand.Int64() //nolint:gosec // it must differ from others, not be secret
-	look := func(p *Postgres, lock string, then func(got, oid int64) error) (err error) {
+	look := func(p *Postgres, lock statement, then func(got, oid int64) error) (err error) {
 		conn, err := p.db.Conn(ctx)
 		if err != nil {
 			return err
@@ -274,7 +274,7 @@ func (c *copier) empty(ctx context.Context, q querier) error {
 
 func (c *copier) count(ctx context.Context) (done Copied, err error) {
 	for _, t := range copiedTables {
-		n := CopiedTable{Name: t.name}
+		n := CopiedTable{Name: string(t.name)}
 		query := "SELECT count(*) FROM " + t.name
 		if n.RowsFrom, err = one[int64](ctx, c.from.reads, query); err == nil && c.to != nil {
 			n.RowsTo, err = one[int64](ctx, c.to.reads, query)
@@ -399,7 +399,7 @@ func (c *copier) begin(ctx context.Context) error {
 func (c *copier) catchUp(ctx context.Context) ([]CopiedTable, error) {
 	var tables []CopiedTable
 	for _, t := range copiedTables {
-		n := CopiedTable{Name: t.name}
+		n := CopiedTable{Name: string(t.name)}
 		if err := c.merge(ctx, t, &n); err != nil {
 			return tables, fmt.Errorf("copy %s: %w", t.name, classify(err))
 		}
@@ -425,7 +425,7 @@ func (c *copier) merge(ctx context.Context, t copied, n *CopiedTable) error {
 		order := batch.take(a, b)
 		if order <= 0 {
 			if n.RowsFrom++; n.RowsFrom%copyRows == 0 {
-				c.Progress("copying "+t.name, n.RowsFrom)
+				c.Progress("copying "+string(t.name), n.RowsFrom)
 			}
 			a, err = from.next(ctx)
 		}
@@ -512,7 +512,7 @@ func (c *copier) prove(ctx context.Context) ([]CopiedTable, error) {
 			return tables, fmt.Errorf("read back: %w", classify(err))
 		}
 		if tables = append(tables, n); !n.Equal() {
-			differ = append(differ, t.name)
+			differ = append(differ, n.Name)
 		}
 	}
 	got, err := one[int64](ctx, c.to.reads, c.to.lastID)
@@ -545,14 +545,14 @@ func (c *copier) openTarget(ctx context.Context) error {
 
 // compare reads both sides at once.
 func (c *copier) compare(ctx context.Context, t copied) (CopiedTable, error) {
-	n := CopiedTable{Name: t.name}
+	n := CopiedTable{Name: string(t.name)}
 	var mu sync.Mutex
 	var rows int64
 	progress := func(more int64) {
 		mu.Lock()
 		defer mu.Unlock()
 		rows += more
-		c.Progress("reading back "+t.name, rows)
+		c.Progress("reading back "+string(t.name), rows)
 	}
 	read := func(d *opened, rows *int64, sum *queue.Text) error {
 		count, hash, err := digest(ctx, d.reads, t, progress)

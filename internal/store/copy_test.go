@@ -67,10 +67,10 @@ func inner(t testing.TB, s queue.Store) *shared {
 	return nil
 }
 
-func execIn(t testing.TB, s queue.Store, statement string, a ...any) {
+func execIn(t testing.TB, s queue.Store, query statement, a ...any) {
 	t.Helper()
 	_, err := write(t.Context(), inner(t, s), op{recognises: always}, func(ctx context.Context, q querier) (int64, error) {
-		return exec(ctx, q, statement, a...)
+		return exec(ctx, q, query, a...)
 	})
 	must(t, err)
 }
@@ -170,8 +170,8 @@ func dump(t testing.TB, name string) map[string][]row {
 	defer func() { must(t, d.close()) }()
 	out := map[string][]row{}
 	for _, table := range copiedTables {
-		query := fmt.Sprintf("SELECT * FROM %s ORDER BY %s", table.name, table.key())
-		out[table.name], err = all(t.Context(), d.reads, query, nil, scanRow)
+		query := fillIn("SELECT * FROM %s ORDER BY %s", table.name, table.key())
+		out[string(table.name)], err = all(t.Context(), d.reads, query, nil, scanRow)
 		must(t, err)
 	}
 	return out
@@ -721,7 +721,7 @@ func TestCopyDiffers(t *testing.T) {
 			to := engines[d[1]](t)
 			c := newCopier(t, from, to)
 			must(t, c.begin(t.Context()))
-			for what, statement := range map[string]string{
+			for what, change := range map[string]statement{
 				"a row less": "DELETE FROM webhook_jobs WHERE event_id = 2",
 				"a row more": "INSERT INTO webhook_jobs (event_id, route, status, max_retries, due_at) VALUES (2, 'zz', 'pending', 0, 1)",
 				"a value":    "UPDATE webhook_events SET ref = 'other' WHERE id = 3",
@@ -734,7 +734,7 @@ func TestCopyDiffers(t *testing.T) {
 					t.Errorf("before %s: %v", what, err)
 				}
 				must(t, c.inside(t.Context(), 0, func(ctx context.Context, q querier) error {
-					n, err := exec(ctx, q, statement)
+					n, err := exec(ctx, q, change)
 					if n != 1 {
 						t.Errorf("%s changed %d rows", what, n)
 					}
@@ -848,15 +848,15 @@ func (hashBuffer) BlockSize() int      { return 1 }
 // purpose.
 func TestCopiedColumns(t *testing.T) {
 	t.Parallel()
-	behind := []string{"workers", "webhook_commits", "webhook_copies", "goose_db_version", "orchestrate_schema", "sqlite_sequence"}
-	for engine, query := range map[string]string{
+	behind := []statement{"workers", "webhook_commits", "webhook_copies", "goose_db_version", "orchestrate_schema", "sqlite_sequence"}
+	for engine, query := range map[string]statement{
 		"sqlite":   `SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_xinfo(m.name) c WHERE m.type = 'table'`,
 		"postgres": `SELECT table_name::text, column_name::text FROM information_schema.columns WHERE table_schema = current_schema()`,
 	} {
 		s, _ := newSource(t, engine)
-		have := map[string][]string{}
+		have := map[statement][]statement{}
 		must(t, each(t.Context(), inner(t, s).reads, query, nil, func(rows *sql.Rows) error {
-			var table, column string
+			var table, column statement
 			err := rows.Scan(&table, &column)
 			have[table] = append(have[table], column)
 			return err

@@ -16,11 +16,11 @@ import (
 
 // copied is a table that a copy moves.
 type copied struct {
-	name    string
-	keys    int      // the first columns are its key
-	columns []string // those that are stored
-	derived []string // those that the database makes of them
-	weight  string   // SQL: the bytes of a row's large values; "": it has none
+	name    statement
+	keys    int         // the first columns are its key
+	columns []statement // those that are stored
+	derived []statement // those that the database makes of them
+	weight  statement   // SQL: the bytes of a row's large values; "": it has none
 }
 
 // copiedTables are in the order in which rows refer to one another. Workers
@@ -30,7 +30,7 @@ var copiedTables = []copied{
 	{name: "webhook_events", keys: 1, columns: columnsOf(`id, source, delivery_id, event_type, action, repository, sender, ref,
 		number, hook_id, n_pending, n_processing, n_failed, n_dead, retry_count, max_retries, error_message, next_retry_at,
 		received_at, processed_at, created_at, updated_at, requeued_at, purged_at, duplicate_count, last_duplicate_at,
-		conflict_count, body_size, body_sha256`), derived: []string{"status"}},
+		conflict_count, body_size, body_sha256`), derived: []statement{"status"}},
 	{
 		name: "webhook_payloads", keys: 1, columns: columnsOf(`event_id, headers, codec, body`),
 		weight: "length(headers) + length(body)",
@@ -48,15 +48,14 @@ var (
 	blobColumns = columnsOf(`headers, body, output`)
 )
 
-func columnsOf(list string) []string {
-	names := strings.Split(list, ",")
-	for i := range names {
-		names[i] = strings.TrimSpace(names[i])
+func columnsOf(list statement) (names []statement) {
+	for name := range strings.SplitSeq(string(list), ",") {
+		names = append(names, statement(strings.TrimSpace(name)))
 	}
 	return names
 }
 
-func (t copied) key() string { return strings.Join(t.columns[:t.keys], ", ") }
+func (t copied) key() statement { return join(t.columns[:t.keys], ", ") }
 
 const (
 	// copyRows and copyBytes bound what is read or written at once; a single row
@@ -145,7 +144,7 @@ func (s *scroll) load(ctx context.Context) error {
 	if err != nil || s.ended {
 		return err
 	}
-	query, a := s.query(strings.Join(slices.Concat(s.t.columns, s.t.derived), ", "), upto)
+	query, a := s.query(join(slices.Concat(s.t.columns, s.t.derived), ", "), upto)
 	if s.page, err = all(ctx, s.q, query, a, scanRow); err != nil {
 		return err
 	}
@@ -177,21 +176,21 @@ func (s *scroll) reach(ctx context.Context) (upto []any, err error) {
 	return upto, err
 }
 
-func (s *scroll) query(columns string, upto []any) (string, args) {
+func (s *scroll) query(columns statement, upto []any) (statement, args) {
 	var a args
-	var conds []string
-	bound := func(operator string, key []any) {
+	var conds []statement
+	bound := func(operator statement, key []any) {
 		if key != nil {
-			conds = append(conds, fmt.Sprintf("(%s) %s (%s)", s.t.key(), operator, list(&a, key)))
+			conds = append(conds, fillIn("(%s) %s (%s)", s.t.key(), operator, list(&a, key)))
 		}
 	}
 	bound(">", s.after)
 	bound("<=", upto)
-	where := ""
+	var where statement
 	if len(conds) > 0 {
-		where = " WHERE " + strings.Join(conds, " AND ")
+		where = " WHERE " + join(conds, " AND ")
 	}
-	return fmt.Sprintf("SELECT %s FROM %s%s ORDER BY %s LIMIT %d", columns, s.t.name, where, s.t.key(), copyRows), a
+	return fillIn("SELECT %s FROM %s%s ORDER BY %s LIMIT %s", columns, s.t.name, where, s.t.key(), digits(copyRows)), a
 }
 
 func scanRow(rows *sql.Rows, r *row) error {
@@ -232,7 +231,7 @@ func (c *changes) apply(ctx context.Context, q querier) error {
 	if len(c.missed) > 0 {
 		var a args
 		keys := a.values(castsOf(c.missed[0][:c.t.keys]), len(c.missed), func(i int) []any { return c.missed[i][:c.t.keys] })
-		if _, err := exec(ctx, q, fmt.Sprintf("DELETE FROM %s WHERE (%s) IN (VALUES %s)", c.t.name, c.t.key(), keys), a...); err != nil {
+		if _, err := exec(ctx, q, fillIn("DELETE FROM %s WHERE (%s) IN (VALUES %s)", c.t.name, c.t.key(), keys), a...); err != nil {
 			return fmt.Errorf("delete from %s: %w", c.t.name, err)
 		}
 	}
@@ -243,16 +242,16 @@ func (c *changes) apply(ctx context.Context, q querier) error {
 	if err != nil {
 		return err
 	}
-	var set []string
+	var set []statement
 	for _, name := range c.t.columns[c.t.keys:] {
 		set = append(set, name+" = excluded."+name)
 	}
-	return c.insert(ctx, q, c.changed, fmt.Sprintf("(%s) DO UPDATE SET %s", c.t.key(), strings.Join(set, ", ")))
+	return c.insert(ctx, q, c.changed, fillIn("(%s) DO UPDATE SET %s", c.t.key(), join(set, ", ")))
 }
 
-func castsOf(key []any) (casts []string) {
+func castsOf(key []any) (casts []statement) {
 	for _, v := range key {
-		cast := "BIGINT"
+		var cast statement = "BIGINT"
 		if _, isText := v.(string); isText {
 			cast = "TEXT"
 		}
@@ -264,21 +263,21 @@ func castsOf(key []any) (casts []string) {
 // insert gives a server a batch at once, as one array a column, by one text for
 // any number of rows. SQLite looks up each parameter by walking over those before
 // it, so that it gets few at a time.
-func (c *changes) insert(ctx context.Context, q querier, rows []row, conflict string) error {
+func (c *changes) insert(ctx context.Context, q querier, rows []row, conflict statement) error {
 	n := max(1, copyParameters/len(c.t.columns))
 	if c.arrays {
 		n = copyRows
 	}
 	for rows := range slices.Chunk(rows, n) {
 		var a args
-		source := ""
+		var source statement
 		if c.arrays {
 			source = a.arrays(c.t.columns, rows)
 		} else {
 			source = "VALUES " + a.values(nil, len(rows), func(i int) []any { return rows[i][:len(c.t.columns)] })
 		}
-		_, err := exec(ctx, q, fmt.Sprintf("INSERT INTO %s (%s) %s ON CONFLICT %s",
-			c.t.name, strings.Join(c.t.columns, ", "), source, conflict), a...)
+		_, err := exec(ctx, q, fillIn("INSERT INTO %s (%s) %s ON CONFLICT %s",
+			c.t.name, join(c.t.columns, ", "), source, conflict), a...)
 		if err != nil {
 			return fmt.Errorf("write %s from %v to %v: %w", c.t.name, rows[0][:c.t.keys], rows[len(rows)-1][:c.t.keys], err)
 		}
@@ -287,8 +286,8 @@ func (c *changes) insert(ctx context.Context, q querier, rows []row, conflict st
 }
 
 // arrays renders rows as a table that a server makes of an array for each column.
-func (a *args) arrays(columns []string, rows []row) string {
-	var names []string
+func (a *args) arrays(columns []statement, rows []row) statement {
+	var names []statement
 	for i, name := range columns {
 		switch {
 		case slices.Contains(textColumns, name):
@@ -299,7 +298,7 @@ func (a *args) arrays(columns []string, rows []row) string {
 			names = append(names, a.add(column(rows, func(r row) *int64 { return orNil[int64](r[i]) }))+"::bigint[]")
 		}
 	}
-	return "SELECT * FROM unnest(" + strings.Join(names, ", ") + ")"
+	return "SELECT * FROM unnest(" + join(names, ", ") + ")"
 }
 
 func orNil[T any](v any) *T {

@@ -143,7 +143,7 @@ func (d dialect) step(ctx context.Context, db *sql.DB, fn func(context.Context, 
 	if err != nil {
 		return 0, err
 	}
-	p, err := goose.NewProvider(d.goose, db, files, goose.WithTableName(d.versions))
+	p, err := goose.NewProvider(d.goose, db, files, goose.WithTableName(string(d.versions)))
 	if err != nil {
 		return 0, err
 	}
@@ -175,11 +175,11 @@ func lockMigrations(ctx context.Context, o Options) (unlock func(), err error) {
 // creation makes a database ours by one commit: auto_vacuum writes the first page,
 // and what a power loss leaves between that and application_id would be another
 // program's.
-var creation = []string{
-	fmt.Sprintf("PRAGMA page_size=%d", pageSize),
+var creation = []statement{
+	"PRAGMA page_size=" + digits(pageSize),
 	"BEGIN",
 	"PRAGMA auto_vacuum=INCREMENTAL",
-	fmt.Sprintf("PRAGMA application_id=%d", applicationID),
+	"PRAGMA application_id=" + digits(applicationID),
 	"COMMIT",
 	"PRAGMA journal_mode=WAL",
 }
@@ -206,7 +206,7 @@ func createFile(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	statements := []string{"PRAGMA journal_mode=WAL"} // a copy by VACUUM INTO is not in that mode
+	statements := []statement{"PRAGMA journal_mode=WAL"} // a copy by VACUUM INTO is not in that mode
 	if pages == 0 {
 		statements = creation
 		err = syncDirs(filepath.Dir(o.Database))
@@ -216,9 +216,9 @@ func createFile(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, statement := range statements {
-		if _, err := db.ExecContext(ctx, statement); err != nil {
-			return fmt.Errorf("%s: %w", statement, err)
+	for _, s := range statements {
+		if _, err := exec(ctx, db, s); err != nil {
+			return fmt.Errorf("%s: %w", s, err)
 		}
 	}
 	return nil

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"strconv"
-	"strings"
 
 	"orchestrate/internal/queue"
 
@@ -55,17 +53,17 @@ func byDue(a, b queue.Job) int { return cmp.Compare(a.DueAt, b.DueAt) }
 
 // claimAtOnce is claimQuery with the counters and the mark, and with what its
 // jobs will be asking for. A claim is of one route, so that an event occurs once.
-var claimAtOnce = map[bool]string{false: atOnceClaim(false), true: atOnceClaim(true)}
+var claimAtOnce = map[bool]statement{false: atOnceClaim(false), true: atOnceClaim(true)}
 
-func atOnceClaim(suspects bool) string {
-	return slots.Replace(`WITH ` + strings.Replace(nextJobs(suspects), "/*and from*/", "AND j.due_at >= $7", 1) + `,
+func atOnceClaim(suspects bool) statement {
+	return fillSlots(`WITH ` + replace(nextJobs(suspects), "/*and from*/", "AND j.due_at >= $7") + `,
 		c AS (` + claimNext + `),
 		mark AS (INSERT INTO webhook_commits (mark, events) SELECT $6, array_agg(event_id) FROM next HAVING count(*) > 0),
 		d AS (SELECT event_id AS id, - (was = 'pending')::int AS p, 1 AS r, - (was = 'failed')::int AS f, 0 AS x, 0 AS tell,
 			0 AS rc, 0 AS mr, '' AS em, NULL::bigint AS nr, $5::bigint AS at FROM c)/*lock events*/,
 		e AS (` + counterMoves + ` /*locked*/ WHERE webhook_events.id = d.id RETURNING webhook_events.*)
-		SELECT ` + strings.Replace(qualified("c", jobColumns), "c.match_pending", "c.match_pending <> 0", 1) + `,
-			p.headers, p.codec, CASE WHEN e.body_size <= ` + strconv.Itoa(maxAhead) + ` THEN p.body END, ` + eventColumns + `
+		SELECT ` + replace(qualified("c", jobColumns), "c.match_pending", "c.match_pending <> 0") + `,
+			p.headers, p.codec, CASE WHEN e.body_size <= ` + digits(maxAhead) + ` THEN p.body END, ` + eventColumns + `
 		FROM c JOIN e ON e.id = c.event_id LEFT JOIN webhook_payloads p ON p.event_id = c.event_id`)
 }
 
@@ -76,8 +74,8 @@ func atOnceClaim(suspects bool) string {
 // before any is locked: a row that is to be locked would carry the arrays along,
 // each of them whole. What is told of an event is
 // what its worst job says, and of those the last.
-var settleAtOnce = slots.Replace(`WITH given AS MATERIALIZED (SELECT set_config('lock_timeout',
-				'` + strconv.FormatInt(settleLock.Milliseconds(), 10) + `', true), $1::bigint[] AS a, $2::text[] AS b, $3::bigint[] AS c,
+var settleAtOnce = fillSlots(`WITH given AS MATERIALIZED (SELECT set_config('lock_timeout',
+				'` + digits(settleLock.Milliseconds()) + `', true), $1::bigint[] AS a, $2::text[] AS b, $3::bigint[] AS c,
 			$4::text[] AS d, $5::text[] AS e, $6::integer[] AS f, $7::text[] AS g, $8::bigint[] AS h, $9::integer[] AS i,
 			$10::bigint[] AS j, $11::smallint[] AS k, $12::bigint[] AS l, $13::text[] AS m, $14::bigint[] AS n,
 			$15::bigint[] AS o, $16::bytea[] AS p, $17::text[] AS q, $18::text[] AS r, $19::text[] AS s),
@@ -158,8 +156,8 @@ func number[N ~int64](n N) *int64 {
 }
 
 // allRows is all for the driver's own rows.
-func allRows[T any](ctx context.Context, conn *pgxpool.Conn, query string, a args, scan func(pgx.Rows, *T) error) ([]T, error) {
-	rows, err := conn.Query(ctx, query, a...)
+func allRows[T any](ctx context.Context, conn *pgxpool.Conn, query statement, a args, scan func(pgx.Rows, *T) error) ([]T, error) {
+	rows, err := conn.Query(ctx, string(query), a...)
 	if err != nil {
 		return nil, err
 	}

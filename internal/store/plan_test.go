@@ -29,7 +29,7 @@ func TestQueryPlans(t *testing.T) {
 	ahead, aheadArgs := restampStatement(queue.Restamp{Route: "a"})
 	tests := []struct {
 		name  string
-		query string
+		query statement
 		args  args
 		want  []string // in the plan
 	}{
@@ -82,7 +82,7 @@ func TestQueryPlans(t *testing.T) {
 		query, a := listQuery(f.filter, 50)
 		tests = append(tests, struct {
 			name  string
-			query string
+			query statement
 			args  args
 			want  []string
 		}{"list " + f.name, query, a, []string{f.want}})
@@ -109,7 +109,7 @@ func TestQueryPlans(t *testing.T) {
 	}
 }
 
-func explain(t *testing.T, db *sql.DB, query string, a args) string {
+func explain(t *testing.T, db *sql.DB, query statement, a args) string {
 	t.Helper()
 	var b strings.Builder
 	err := each(t.Context(), db, "EXPLAIN QUERY PLAN "+query, a, func(rows *sql.Rows) error {

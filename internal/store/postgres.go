@@ -52,7 +52,7 @@ var _ queue.Store = (*Postgres)(nil)
 
 // session is what is asked of the server for each transaction.
 type session struct {
-	begin string
+	begin statement
 	// pooled: a connection is ours for one transaction only, as behind PgBouncer
 	// in transaction mode. Nothing can be set for a session, nor listened to.
 	pooled bool
@@ -219,7 +219,7 @@ func sessionOf(c *pgx.ConnConfig, lockTimeout time.Duration) session {
 	}
 	if s.pooled {
 		for name, value := range s.want {
-			s.begin += "; SET LOCAL " + name + " = " + value
+			s.begin += "; SET LOCAL " + statement(name) + " = " + statement(value)
 		}
 		return s
 	}
@@ -426,7 +426,7 @@ func lockServer(ctx context.Context, conn *sql.Conn, timeout time.Duration) erro
 		if err != nil {
 			return err
 		}
-		locked, err := one[bool](ctx, conn, fmt.Sprintf("SELECT pg_try_advisory_xact_lock(%d)", advisoryLock))
+		locked, err := one[bool](ctx, conn, "SELECT pg_try_advisory_xact_lock($1)", int64(advisoryLock))
 		if err != nil {
 			return err
 		}

@@ -466,7 +466,7 @@ func TestCrashes(t *testing.T) {
 	if lost > 0 || len(acknowledged) < 100**crashes {
 		t.Errorf("%d of %d acknowledged deliveries are lost", lost, len(acknowledged))
 	}
-	doubled := func(what, query string, most int64) {
+	doubled := func(what string, query statement, most int64) {
 		t.Helper()
 		if n := must1(one[int64](t.Context(), s.reads, query)); n > most {
 			t.Errorf("%d %s, want at most %d", n, what, most)

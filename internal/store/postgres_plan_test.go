@@ -44,7 +44,7 @@ func TestServerQueryPlans(t *testing.T) {
 	const jobKey, eventKey = "webhook_jobs_pkey", "webhook_events_pkey"
 	tests := []struct {
 		name  string
-		query string
+		query statement
 		args  args
 		want  []string // in the plan
 	}{
@@ -89,7 +89,7 @@ func TestServerQueryPlans(t *testing.T) {
 }
 
 // explain plans a query with its locks, as a transaction runs it.
-func (p *Postgres) explain(t *testing.T, query string, a args) string {
+func (p *Postgres) explain(t *testing.T, query statement, a args) string {
 	t.Helper()
 	lines, err := write(t.Context(), p, op{recognises: always}, func(ctx context.Context, q querier) ([]string, error) {
 		return all(ctx, q, "EXPLAIN "+query, a, func(rows *sql.Rows, line *string) error { return rows.Scan(line) })
@@ -114,7 +114,7 @@ func (r *recorder) ExecContext(_ context.Context, query string, args ...any) (sq
 
 // deltaQueryOf is the statement that moves the counters of n events, with its
 // values in place of the parameters.
-func deltaQueryOf(t *testing.T, n int64) string {
+func deltaQueryOf(t *testing.T, n int64) statement {
 	t.Helper()
 	ds := deltas{}
 	for id := range n {
@@ -126,5 +126,5 @@ func deltaQueryOf(t *testing.T, n int64) string {
 	for i := len(r.args); i > 0; i-- {
 		text = strings.ReplaceAll(text, fmt.Sprintf("$%d", i), "NULL")
 	}
-	return strings.Replace(text, "VALUES (CAST(NULL AS BIGINT)", "VALUES (CAST(1 AS BIGINT)", 1)
+	return statement(strings.Replace(text, "VALUES (CAST(NULL AS BIGINT)", "VALUES (CAST(1 AS BIGINT)", 1))
 }

@@ -14,14 +14,14 @@ import (
 )
 
 // returning qualifies columns for a RETURNING clause.
-func returning(columns string) string { return qualified("webhook_jobs", columns) }
+func returning(columns statement) statement { return qualified("webhook_jobs", columns) }
 
-func qualified(table, columns string) string {
-	names := strings.Split(columns, ",")
+func qualified(table, columns statement) statement {
+	names := columnsOf(columns)
 	for i := range names {
-		names[i] = table + "." + strings.TrimSpace(names[i])
+		names[i] = table + "." + names[i]
 	}
-	return strings.Join(names, ", ")
+	return join(names, ", ")
 }
 
 // Event implements queue.Store.
@@ -67,7 +67,7 @@ func fillRoutes(ctx context.Context, q querier, events []queue.Event) error {
 	})
 }
 
-func routesQuery(ids []int64) (string, args) {
+func routesQuery(ids []int64) (statement, args) {
 	var a args
 	return `SELECT event_id, route FROM webhook_jobs WHERE event_id IN (` + list(&a, ids) + `) ORDER BY event_id, route`, a
 }
@@ -184,14 +184,14 @@ func lower(s string) string {
 }
 
 // where renders a filter as conditions on webhook_events e.
-func where(a *args, f queue.Filter) []string {
-	var conds []string
-	add := func(cond string, v any) { conds = append(conds, fmt.Sprintf(cond, a.add(v))) }
+func where(a *args, f queue.Filter) []statement {
+	var conds []statement
+	add := func(cond statement, v any) { conds = append(conds, fillIn(cond, a.add(v))) }
 	if f.IDs != nil {
 		conds = append(conds, "e.id IN ("+list(a, f.IDs)+")")
 	}
 	if f.Status != "" {
-		conds = append(conds, "e.status = '"+string(f.Status)+"'"+statusHint(f.Status))
+		conds = append(conds, "e.status = "+literal(f.Status)+statusHint(f.Status))
 	}
 	if f.EventType != "" {
 		add("e.event_type = %s", f.EventType)
@@ -209,7 +209,7 @@ func where(a *args, f queue.Filter) []string {
 		add("EXISTS (SELECT 1 FROM webhook_jobs j WHERE j.event_id = e.id AND j.route = %s)", f.Route)
 	}
 	if f.Delivery != "" {
-		conds = append(conds, fmt.Sprintf("e.delivery_id >= %s AND e.delivery_id < %s", a.add(f.Delivery), a.add(afterPrefix(f.Delivery))))
+		conds = append(conds, fillIn("e.delivery_id >= %s AND e.delivery_id < %s", a.add(f.Delivery), a.add(afterPrefix(f.Delivery))))
 	}
 	if f.Source != "" {
 		add("e.source = %s", f.Source)
@@ -228,8 +228,8 @@ func where(a *args, f queue.Filter) []string {
 
 // statusHint leads to the few events of an open or dead state by a partial
 // index; completed ones are the many, found by walking.
-func statusHint(s queue.Status) string {
-	in := func(cond string) string {
+func statusHint(s queue.Status) statement {
+	in := func(cond statement) statement {
 		return " AND e.id IN (SELECT h.event_id FROM webhook_jobs h WHERE " + cond + ")"
 	}
 	switch s {
@@ -238,7 +238,7 @@ func statusHint(s queue.Status) string {
 	case queue.StatusProcessing:
 		return in("h.status = 'processing'")
 	case queue.StatusPending, queue.StatusFailed:
-		return in("h.status IN ('pending', 'failed') AND h.status = '" + string(s) + "'")
+		return in("h.status IN ('pending', 'failed') AND h.status = " + literal(s))
 	case queue.StatusCompleted:
 	}
 	return ""
@@ -263,14 +263,31 @@ func (s *shared) List(ctx context.Context, f queue.Filter, limit int) ([]queue.E
 	return events, nil
 }
 
-func listQuery(f queue.Filter, limit int) (string, args) {
+func listQuery(f queue.Filter, limit int) (statement, args) {
 	var a args
-	conds := append([]string{"e.purged_at IS NULL"}, where(&a, f)...)
-	return `SELECT ` + eventColumns + ` FROM webhook_events e WHERE ` + strings.Join(conds, " AND ") +
+	conds := append([]statement{"e.purged_at IS NULL"}, where(&a, f)...)
+	return `SELECT ` + eventColumns + ` FROM webhook_events e WHERE ` + join(conds, " AND ") +
 		` ORDER BY e.id DESC LIMIT ` + a.add(limit), a
 }
 
-// checkStatus keeps anything but a known status out of the SQL text.
+// literal writes a status into SQL: one that is bound leads to no partial index.
+func literal(s queue.Status) statement {
+	switch s {
+	case queue.StatusPending:
+		return "'pending'"
+	case queue.StatusProcessing:
+		return "'processing'"
+	case queue.StatusCompleted:
+		return "'completed'"
+	case queue.StatusFailed:
+		return "'failed'"
+	case queue.StatusDeadLetter:
+		return "'dead_letter'"
+	}
+	return "NULL" // which nothing equals
+}
+
+// checkStatus refuses anything but a known status.
 func checkStatus(statuses ...queue.Status) error {
 	for _, s := range statuses {
 		switch s {
@@ -300,17 +317,17 @@ func (s *shared) Select(ctx context.Context, f queue.Filter, from []queue.Status
 
 // selectQuery walks the jobs by key; of the dead ones there is an index in that
 // order.
-func selectQuery(f queue.Filter, from []queue.Status, after queue.JobKey, limit int) (string, args) {
+func selectQuery(f queue.Filter, from []queue.Status, after queue.JobKey, limit int) (statement, args) {
 	var a args
-	quoted := make([]string, len(from))
+	quoted := make([]statement, len(from))
 	for i, s := range from {
-		quoted[i] = "'" + string(s) + "'"
+		quoted[i] = literal(s)
 	}
-	in := "j.status IN (" + strings.Join(quoted, ", ") + ")"
+	in := "j.status IN (" + join(quoted, ", ") + ")"
 	if len(quoted) == 1 {
 		in = "j.status = " + quoted[0]
 	}
-	conds := []string{in, fmt.Sprintf("(j.event_id, j.route) > (%s, %s)", a.add(after.EventID), a.add(after.Route))}
+	conds := []statement{in, fillIn("(j.event_id, j.route) > (%s, %s)", a.add(after.EventID), a.add(after.Route))}
 	if f.Route != "" {
 		conds = append(conds, "j.route = "+a.add(f.Route))
 		f.Route = ""
@@ -324,9 +341,9 @@ func selectQuery(f queue.Filter, from []queue.Status, after queue.JobKey, limit 
 		f.IDs = nil
 	}
 	if events := where(&a, f); len(events) > 0 {
-		conds = append(conds, "EXISTS (SELECT 1 FROM webhook_events e WHERE e.id = j.event_id AND "+strings.Join(events, " AND ")+")")
+		conds = append(conds, "EXISTS (SELECT 1 FROM webhook_events e WHERE e.id = j.event_id AND "+join(events, " AND ")+")")
 	}
-	return `SELECT ` + jobColumns + ` FROM webhook_jobs j WHERE ` + strings.Join(conds, " AND ") +
+	return `SELECT ` + jobColumns + ` FROM webhook_jobs j WHERE ` + join(conds, " AND ") +
 		` ORDER BY j.event_id, j.route LIMIT ` + a.add(limit), a
 }
 

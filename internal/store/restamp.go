@@ -49,14 +49,14 @@ func (s *shared) Restamp(ctx context.Context, p queue.Restamp) (int, error) {
 // stampedAhead: what is pending was never due later than it was stored.
 const stampedAhead = `(j.status = 'pending' OR j.finished_at > $2)`
 
-func restampStatement(p queue.Restamp) (string, args) {
+func restampStatement(p queue.Restamp) (statement, args) {
 	a := args{p.Route, p.After, p.Limit}
 	if p.By != 0 {
 		before, by := a.add(p.Before), a.add(p.By.Milliseconds())
-		return fmt.Sprintf(restampQuery, "j.status = 'failed' AND j.due_at < "+before, "due_at = due_at + CAST("+by+" AS BIGINT)",
+		return fillIn(restampQuery, "j.status = 'failed' AND j.due_at < "+before, "due_at = due_at + CAST("+by+" AS BIGINT)",
 			returning(jobColumns)), a
 	}
 	now := "CAST(" + a.add(p.Now) + " AS BIGINT)"
-	return fmt.Sprintf(restampQuery, stampedAhead, `due_at = CASE WHEN status = 'pending' THEN `+now+` ELSE `+now+` + due_at - finished_at END,
+	return fillIn(restampQuery, stampedAhead, `due_at = CASE WHEN status = 'pending' THEN `+now+` ELSE `+now+` + due_at - finished_at END,
 		finished_at = CASE WHEN status = 'pending' THEN finished_at ELSE `+now+` END`, returning(jobColumns)), a
 }

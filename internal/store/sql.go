@@ -13,18 +13,50 @@ import (
 	"orchestrate/internal/queue"
 )
 
+// statement is SQL, or a part of it. Constants become one by themselves, and
+// nothing else does: where a text is to be one it is converted, which a test
+// allows in few places, none of which has a text from outside.
+type statement string
+
+// join puts parts together.
+func join(parts []statement, separator statement) statement {
+	var b strings.Builder
+	for i, p := range parts {
+		if i > 0 {
+			b.WriteString(string(separator))
+		}
+		b.WriteString(string(p))
+	}
+	return statement(b.String())
+}
+
+// fillIn puts parts into the places of a form, each marked by %s.
+func fillIn(form statement, parts ...statement) statement {
+	values := make([]any, len(parts))
+	for i, p := range parts {
+		values[i] = p
+	}
+	return statement(fmt.Sprintf(string(form), values...))
+}
+
+func replace(s, old, with statement) statement {
+	return statement(strings.Replace(string(s), string(old), string(with), 1))
+}
+
+func digits[N ~int | ~int64](n N) statement { return statement(strconv.FormatInt(int64(n), 10)) }
+
 // args collects the values of a statement and hands out their placeholders.
 type args []any
 
-func (a *args) add(v any) string {
+func (a *args) add(v any) statement {
 	*a = append(*a, v)
-	return "$" + strconv.Itoa(len(*a))
+	return "$" + digits(len(*a))
 }
 
 // values renders rows of placeholders, cast as told, for a VALUES list. The
 // casts are for PostgreSQL, which must know a parameter's type; what is inserted
 // as it stands needs none.
-func (a *args) values(casts []string, rows int, row func(i int) []any) string {
+func (a *args) values(casts []statement, rows int, row func(i int) []any) statement {
 	var b strings.Builder
 	for i := range rows {
 		if i > 0 {
@@ -36,30 +68,30 @@ func (a *args) values(casts []string, rows int, row func(i int) []any) string {
 				b.WriteString(", ")
 			}
 			if casts == nil {
-				b.WriteString(a.add(v))
+				b.WriteString(string(a.add(v)))
 				continue
 			}
 			fmt.Fprintf(&b, "CAST(%s AS %s)", a.add(v), casts[j])
 		}
 		b.WriteByte(')')
 	}
-	return b.String()
+	return statement(b.String())
 }
 
 // list renders placeholders for an IN list; PostgreSQL knows no empty one.
-func list[T any](a *args, items []T) string {
+func list[T any](a *args, items []T) statement {
 	if len(items) == 0 {
 		return "NULL"
 	}
-	marks := make([]string, len(items))
+	marks := make([]statement, len(items))
 	for i, v := range items {
 		marks[i] = a.add(v)
 	}
-	return strings.Join(marks, ", ")
+	return join(marks, ", ")
 }
 
 // each calls scan for every row and closes them, whatever happens.
-func each(ctx context.Context, q querier, query string, a args, scan func(*sql.Rows) error) (err error) {
+func each(ctx context.Context, q querier, query statement, a args, scan func(*sql.Rows) error) (err error) {
 	if b, ok := q.(interface {
 		deadline(context.Context) (context.Context, context.CancelFunc)
 	}); ok {
@@ -70,7 +102,7 @@ func each(ctx context.Context, q querier, query string, a args, scan func(*sql.R
 	if n, ok := q.(interface{ noticed(err error) error }); ok {
 		defer func() { err = n.noticed(err) }()
 	}
-	rows, err := q.QueryContext(ctx, query, a...)
+	rows, err := q.QueryContext(ctx, string(query), a...)
 	if err != nil {
 		return err
 	}
@@ -84,7 +116,7 @@ func each(ctx context.Context, q querier, query string, a args, scan func(*sql.R
 }
 
 // all collects the rows of a query.
-func all[T any](ctx context.Context, q querier, query string, a args, scan func(*sql.Rows, *T) error) ([]T, error) {
+func all[T any](ctx context.Context, q querier, query statement, a args, scan func(*sql.Rows, *T) error) ([]T, error) {
 	var out []T
 	err := each(ctx, q, query, a, func(rows *sql.Rows) error {
 		var v T
@@ -98,7 +130,7 @@ func all[T any](ctx context.Context, q querier, query string, a args, scan func(
 }
 
 // one reads a single value; sql.ErrNoRows when there is none.
-func one[T any](ctx context.Context, q querier, query string, a ...any) (T, error) {
+func one[T any](ctx context.Context, q querier, query statement, a ...any) (T, error) {
 	values, err := all(ctx, q, query, a, func(rows *sql.Rows, v *T) error { return rows.Scan(v) })
 	if err != nil || len(values) == 0 {
 		var zero T
@@ -111,8 +143,8 @@ func one[T any](ctx context.Context, q querier, query string, a ...any) (T, erro
 }
 
 // exec runs a statement and tells how many rows it changed.
-func exec(ctx context.Context, q querier, query string, a ...any) (int64, error) {
-	res, err := q.ExecContext(ctx, query, a...)
+func exec(ctx context.Context, q querier, query statement, a ...any) (int64, error) {
+	res, err := q.ExecContext(ctx, string(query), a...)
 	if err != nil {
 		return 0, err
 	}
@@ -199,7 +231,7 @@ func (ds deltas) at(id int64, now queue.Time) *delta {
 	return ds[id]
 }
 
-var deltaCasts = []string{"BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "TEXT", "BIGINT", "BIGINT"}
+var deltaCasts = []statement{"BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "BIGINT", "TEXT", "BIGINT", "BIGINT"}
 
 // counterMoves apply what d says of each event.
 const counterMoves = `
@@ -227,7 +259,7 @@ func (ds deltas) apply(ctx context.Context, q querier) error {
 		d := ds[ids[i]]
 		return []any{ids[i], d.pending, d.processing, d.failed, d.dead, int(d.tell), d.retryCount, d.maxRetries, d.errorMessage, d.nextRetryAt, d.now}
 	})
-	var lock, locked string
+	var lock, locked statement
 	if len(ids) > 1 { // in order of their ids: two that lock each other's would wait for ever
 		lock, locked = " /*lock events*/", " /*locked*/"
 	}

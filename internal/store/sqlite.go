@@ -255,7 +255,7 @@ func dsnPath(path string) string {
 // no error to SQLite.
 func checkPragmas(ctx context.Context, db *sql.DB, timeout time.Duration, queryOnly bool) error {
 	want := []struct {
-		name  string
+		name  statement
 		value string
 	}{
 		{"busy_timeout", fmt.Sprint(timeout.Milliseconds())},
@@ -266,8 +266,8 @@ func checkPragmas(ctx context.Context, db *sql.DB, timeout time.Duration, queryO
 		{"query_only", map[bool]string{true: "1", false: "0"}[queryOnly]},
 	}
 	for _, p := range want {
-		var got string
-		if err := db.QueryRowContext(ctx, "PRAGMA "+p.name).Scan(&got); err != nil {
+		got, err := one[string](ctx, db, "PRAGMA "+p.name)
+		if err != nil {
 			return fmt.Errorf("read pragma %s: %w", p.name, err)
 		}
 		if p.name == "journal_mode" && got != p.value { // as in a copy by VACUUM INTO
@@ -288,7 +288,7 @@ func (s *SQLite) Shrink(ctx context.Context) error {
 	for before := int64(math.MaxInt64); ; {
 		left, err := write(ctx, s, op{}, func(ctx context.Context, q querier) (int64, error) {
 			step := func(*sql.Rows) error { return nil } // each row frees a page
-			if err := each(ctx, q, fmt.Sprintf("PRAGMA incremental_vacuum(%d)", shrinkPages), nil, step); err != nil {
+			if err := each(ctx, q, "PRAGMA incremental_vacuum("+digits(shrinkPages)+")", nil, step); err != nil {
 				return 0, err
 			}
 			return one[int64](ctx, q, "PRAGMA freelist_count")

@@ -113,8 +113,8 @@ func TestCreationInterrupted(t *testing.T) {
 			t.Fatal(err)
 		}
 		db.SetMaxOpenConns(1)
-		for _, statement := range creation[:done] {
-			if _, err := db.ExecContext(t.Context(), statement); err != nil {
+		for _, step := range creation[:done] {
+			if _, err := exec(t.Context(), db, step); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -140,7 +140,7 @@ func TestCreationUndone(t *testing.T) {
 
 func wantCreated(t *testing.T, s *SQLite, when string) {
 	t.Helper()
-	want := map[string]string{
+	want := map[statement]string{
 		"page_size": "8192", "auto_vacuum": "2", "journal_mode": "wal", "application_id": fmt.Sprint(applicationID),
 	}
 	for pragma, want := range want {

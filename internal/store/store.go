@@ -76,16 +76,16 @@ func Shown(database string) string {
 type dialect struct {
 	dir      string // of its migrations
 	goose    goose.Dialect
-	versions string // the table of applied migrations
+	versions statement // the table of applied migrations
 	// hasVersions counts that table: a database that was never migrated has none.
-	hasVersions string
-	size        string // bytes on disk
+	hasVersions statement
+	size        statement // bytes on disk
 
 	// closing keeps all others from writing, once those that write have ended;
 	// opening takes it back.
-	closing, opening []string
-	lastID           string // the highest id ever given to an event; 0: none
-	setLastID        []string
+	closing, opening []statement
+	lastID           statement // the highest id ever given to an event; 0: none
+	setLastID        []statement
 }
 
 var sqliteDialect = dialect{
@@ -96,7 +96,7 @@ var sqliteDialect = dialect{
 		WHEN EXISTS (SELECT 1 FROM webhook_copies WHERE closed = 1) BEGIN SELECT RAISE(ABORT, 'closed by migrate copy'); END`),
 	opening: sqliteFence(`DROP TRIGGER %[1]s_closed_%[2]s`),
 	lastID:  `SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'webhook_events'), 0)`,
-	setLastID: []string{
+	setLastID: []statement{
 		`DELETE FROM sqlite_sequence WHERE name = 'webhook_events' AND seq < $1`,
 		`INSERT INTO sqlite_sequence (name, seq) SELECT 'webhook_events', $1
 			WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'webhook_events')`,
@@ -114,7 +114,7 @@ var postgresDialect = dialect{
 		FOR EACH STATEMENT EXECUTE FUNCTION webhook_closed()`),
 	opening: postgresFence(`DROP TRIGGER webhook_closed ON %s`),
 	lastID:  `SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('webhook_events', 'id')::regclass), 0)`,
-	setLastID: []string{`SELECT setval(s.name, greatest($1, coalesce(pg_sequence_last_value(s.name), 1)))
+	setLastID: []statement{`SELECT setval(s.name, greatest($1, coalesce(pg_sequence_last_value(s.name), 1)))
 		FROM (SELECT pg_get_serial_sequence('webhook_events', 'id')::regclass AS name) s WHERE $1 > 0`},
 }
 

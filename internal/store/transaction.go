@@ -151,7 +151,7 @@ func (p *Postgres) once(ctx context.Context, o *op) (mark int64, err error) {
 		try = min(try, urgentTry)
 	}
 	if o.lockTimeout > 0 {
-		begin += fmt.Sprintf("; SET LOCAL lock_timeout = %d", o.lockTimeout.Milliseconds())
+		begin += "; SET LOCAL lock_timeout = " + digits(o.lockTimeout.Milliseconds())
 	}
 	ctx, cancel := context.WithTimeout(ctx, try)
 	defer cancel()
@@ -174,10 +174,10 @@ func (p *Postgres) once(ctx context.Context, o *op) (mark int64, err error) {
 		_, _ = simple(ctx, conn, "ROLLBACK") // or the pool closes it
 		return 0, err
 	}
-	commit := "COMMIT"
+	var commit statement = "COMMIT"
 	if before || o.recognises == nil || !o.recognises() {
 		mark = newMark()
-		commit = fmt.Sprintf("INSERT INTO webhook_commits (mark) VALUES (%d); COMMIT", mark)
+		commit = "INSERT INTO webhook_commits (mark) VALUES (" + digits(mark) + "); COMMIT"
 	}
 	return mark, p.commit(ctx, conn, commit)
 }
@@ -229,7 +229,7 @@ func patient(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-func (p *Postgres) commit(ctx context.Context, conn *sql.Conn, text string) error {
+func (p *Postgres) commit(ctx context.Context, conn *sql.Conn, text statement) error {
 	detached, stop := patient(ctx)
 	defer stop()
 	tag, err := simple(detached, conn, text)
@@ -271,8 +271,8 @@ func (p *Postgres) fence(ctx context.Context, mark int64) (committed bool, err e
 func (p *Postgres) sweepMarks(ctx context.Context) error {
 	const chunk = 10_000
 	for {
-		n, err := exec(ctx, p.db, fmt.Sprintf(`DELETE FROM webhook_commits WHERE mark IN (SELECT c.mark FROM webhook_commits c
-			WHERE c.at < now() - interval '%s' LIMIT %d FOR UPDATE SKIP LOCKED)`, keptMarks, chunk))
+		n, err := exec(ctx, p.db, `DELETE FROM webhook_commits WHERE mark IN (SELECT c.mark FROM webhook_commits c
+			WHERE c.at < now() - interval '`+keptMarks+`' LIMIT $1 FOR UPDATE SKIP LOCKED)`, chunk)
 		if err != nil || n < chunk {
 			return err
 		}
@@ -281,13 +281,13 @@ func (p *Postgres) sweepMarks(ctx context.Context) error {
 
 // simple runs statements without parameters in one round trip and returns the
 // last one's tag.
-func simple(ctx context.Context, conn *sql.Conn, text string) (tag string, err error) {
+func simple(ctx context.Context, conn *sql.Conn, text statement) (tag string, err error) {
 	err = conn.Raw(func(c any) error {
 		std, ok := c.(*stdlib.Conn)
 		if !ok {
 			return fmt.Errorf("connection is a %T", c)
 		}
-		results, err := std.Conn().PgConn().Exec(ctx, text).ReadAll()
+		results, err := std.Conn().PgConn().Exec(ctx, string(text)).ReadAll()
 		if err == nil && len(results) > 0 {
 			tag = results[len(results)-1].CommandTag.String()
 		}
@@ -309,6 +309,8 @@ var slots = strings.NewReplacer(
 		ORDER BY e.id FOR NO KEY UPDATE OF e)`,
 	"/*locked*/", "JOIN l ON l.locked = d.id",
 )
+
+func fillSlots(s statement) statement { return statement(slots.Replace(string(s))) }
 
 // pgTx is a transaction.
 type pgTx struct {

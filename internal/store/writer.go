@@ -284,9 +284,9 @@ func (w *writer) tryBegin(ctx context.Context) error {
 // when the transaction itself is in doubt: on a full disk SQLite rolls the
 // whole of it back, and what ran next would commit alone.
 func (w *writer) separately(ctx context.Context, q querier, group []*op, errs []error) error {
-	savepoint := func(statement string) error {
-		if _, err := q.ExecContext(ctx, statement); err != nil {
-			return fmt.Errorf("%w: %s: %w", errTransaction, statement, err)
+	savepoint := func(s statement) error {
+		if _, err := exec(ctx, q, s); err != nil {
+			return fmt.Errorf("%w: %s: %w", errTransaction, s, err)
 		}
 		return nil
 	}
@@ -353,7 +353,7 @@ func (w *writer) shorten(now bool) {
 type walState struct{ busy, frames, moved int }
 
 // walLength runs a checkpoint; NOOP only looks.
-func walLength(ctx context.Context, q querier, mode string) (walState, error) {
+func walLength(ctx context.Context, q querier, mode statement) (walState, error) {
 	found, err := all(ctx, q, "PRAGMA wal_checkpoint("+mode+")", nil, func(rows *sql.Rows, l *walState) error {
 		return rows.Scan(&l.busy, &l.frames, &l.moved)
 	})
@@ -390,7 +390,7 @@ func emptyWAL(ctx context.Context, conn *sql.Conn) (done bool, err error) {
 	if isBusy(err) {
 		l.busy, err = 1, nil
 	}
-	_, restore := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout=%d", timeout))
+	_, restore := exec(ctx, conn, "PRAGMA busy_timeout="+digits(timeout))
 	return err == nil && l.busy == 0, errors.Join(err, restore)
 }
 

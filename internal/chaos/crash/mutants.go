@@ -119,7 +119,7 @@ var mutants = []mutant{
 	}, {
 		File: claimFile,
 		Old:  "func nextJobs(",
-		New: `func claimable() string {
+		New: `func claimable() statement {
 	if mutant("claimed_twice") {
 		return "j.status IN ('pending', 'failed', 'processing')"
 	}
@@ -137,7 +137,7 @@ func nextJobs(`,
 		{
 			File: claimFile,
 			Old:  "	_, err := exec(ctx, q, `INSERT INTO webhook_attempts (",
-			New: `	insert := "INSERT"
+			New: `	var insert statement = "INSERT"
 	if mutant("unfenced") {
 		insert = "INSERT OR REPLACE"
 	}
@@ -146,7 +146,7 @@ func nextJobs(`,
 		{
 			File: claimFile,
 			Old:  "const settleNext = `",
-			New: `func fence() string {
+			New: `func fence() statement {
 	if mutant("unfenced") {
 		return "1 = 1"
 	}
@@ -238,11 +238,11 @@ const settleNext = ` + "`",
 		},
 		{
 			File: "internal/store/clean.go",
-			Old:  "	cond := ` AND n_pending = 0",
+			Old:  "	const cond = ` AND n_pending = 0",
 			New: `	if mutant("purges_open") {
 		return ""
 	}
-	cond := ` + "` AND n_pending = 0",
+	const cond = ` + "` AND n_pending = 0",
 		},
 	}},
 	{name: "input_changed", what: "a handler reads one byte more", check: "handlers get the bytes that were signed", edits: []chaos.Edit{{

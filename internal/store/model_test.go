@@ -20,7 +20,7 @@ func TestModel(t *testing.T) {
 			}
 		}
 	}
-	rounds := "80" // of so many operations
+	rounds := "200" // of so many operations
 	if os.Getenv("MODEL_STEPS") != "" {
 		rounds = "300" // states of many steps are met, too
 	}
@@ -32,16 +32,16 @@ func TestModel(t *testing.T) {
 		if _, err := s.writes.Exec("PRAGMA synchronous = OFF"); err != nil {
 			t.Fatal(err)
 		}
-		storetest.Model(t, s, modelSteps(t, 800))
+		storetest.Model(t, s, modelSteps(t, 7800))
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
-		storetest.Model(t, openServer(t, ""), modelSteps(t, 800))
+		storetest.Model(t, openServer(t, ""), modelSteps(t, 1300))
 	})
 	t.Run("pooler", func(t *testing.T) {
 		t.Parallel()
 		pooler := pgtest.NewPooler(t, migrated(t), 2)
-		storetest.Model(t, openServer(t, pooler.URL()+"&default_query_exec_mode=exec"), modelSteps(t, 400))
+		storetest.Model(t, openServer(t, pooler.URL()+"&default_query_exec_mode=exec"), modelSteps(t, 900))
 	})
 }
 

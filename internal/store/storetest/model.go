@@ -46,6 +46,9 @@ func Model(t *testing.T, s queue.Store, steps int) {
 	done, rounds := 0, 0
 	for done < steps && !t.Failed() {
 		rapid.Check(t, func(rt *rapid.T) {
+			if done >= steps { // it asks for a number of rounds
+				return
+			}
 			rounds++
 			r := &modelRound{
 				// It lies behind the store's clock, so that what that one told is later than all else.
@@ -55,14 +58,14 @@ func Model(t *testing.T, s queue.Store, steps int) {
 			r.empty()
 			r.register()
 			rt.Repeat(map[string]func(*rapid.T){
-				"receive": r.receive, "receive again": r.receiveAgain, "claim": r.claim, "settle": r.settle,
-				"settle late": r.settleLate, "requeue": r.requeue, "cancel": r.cancel, "add a job": r.add,
+				"receive": r.receive, "receive again": r.receiveAgain, "claim": r.claim, "claim more": r.claim,
+				"settle": r.settle, "settle another": r.settle, "settle late": r.settleLate, "requeue": r.requeue, "cancel": r.cancel, "add a job": r.add,
 				"clean": r.clean, "list": r.list, "beat": r.beat, "rescue": r.rescue, "worker comes": r.workerComes,
 				"worker goes": r.workerGoes, "time passes": func(rt *rapid.T) {
 					r.now = r.now.Add(time.Duration(rapid.IntRange(1, 4).Draw(rt, "seconds")) * time.Second)
 				},
 				"": func(*rapid.T) {
-					if done++; done%10 == 0 { // it takes longer than an operation
+					if done++; done%25 == 0 { // it takes longer than an operation, which is compared by itself
 						r.compare()
 					}
 				},
@@ -278,6 +281,10 @@ func (r *modelRound) claim(rt *rapid.T) {
 	p := queue.ClaimParams{
 		Route: rapid.SampledFrom(r.routes()).Draw(rt, "route"), Now: r.now, DueBy: r.now, Limit: rapid.IntRange(1, 4).Draw(rt, "limit"),
 		WorkerID: r.worker(rt), Suspects: rapid.IntRange(0, 2).Draw(rt, "suspects") == 0,
+	}
+	if ready := r.jobsIn(queue.StatusPending, queue.StatusFailed); len(ready) > 0 && rapid.IntRange(0, 3).Draw(rt, "any route") > 0 {
+		j := rapid.SampledFrom(ready).Draw(rt, "ready") // else most would find none
+		p.Route, p.Suspects = j.Route, j.CrashCount > 0
 	}
 	r.claims(p)
 }

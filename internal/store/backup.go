@@ -87,7 +87,7 @@ func Backup(ctx context.Context, o BackupOptions) (snap Snapshot, err error) {
 		}
 		return snap, fmt.Errorf("read back the copy of %s: %w", o.Database, err)
 	}
-	if snap.Bytes, err = syncFile(partial); err != nil {
+	if snap.Bytes, err = syncFile(os.OpenFile(partial, os.O_RDWR, 0)); err != nil { //nolint:gosec // G304: made here
 		return snap, err
 	}
 	if err := o.checkTarget(); err != nil { // it may have been made meanwhile
@@ -332,8 +332,7 @@ func damagedPayloads(ctx context.Context, q querier, progress func(string, int64
 }
 
 // syncFile has a file on disk, and tells its size.
-func syncFile(path string) (size int64, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0) //nolint:gosec // G304: made here
+func syncFile(f *os.File, err error) (size int64, _ error) {
 	if err != nil {
 		return 0, err
 	}

@@ -46,9 +46,7 @@ func (s *SQLite) Check(ctx context.Context) (queue.Checked, error) {
 		return queue.Checked{}, fmt.Errorf("check %s: %w", s.database, err)
 	}
 	// Where it can't be kept, as on a full disk, the next one begins here again.
-	if err := os.WriteFile(stamp, []byte(strconv.FormatInt(last, 10)+"\n"), 0o600); err == nil {
-		_ = likeOwner(stamp, realPath(s.database))
-	}
+	_ = writeBeside(stamp, realPath(s.database), strconv.FormatInt(last, 10)+"\n")
 	return queue.Checked{State: queue.CheckPassed, DamagedPayloads: found}, nil
 }
 

@@ -22,8 +22,9 @@ import (
 // lockTick is how often a lock that is taken is tried again.
 const lockTick = 25 * time.Millisecond
 
-func (o Options) useLock() *flock.Flock {
-	return flock.New(realPath(o.Database)+".lock", flock.SetPermissions(0o600))
+func (o Options) useLock() (*flock.Flock, error) {
+	database := realPath(o.Database)
+	return lockBeside(database+".lock", database)
 }
 
 // realPath follows links, as SQLite does to find the files beside a database.
@@ -43,7 +44,10 @@ func enter(ctx context.Context, o Options) (leave func(), err error) {
 			return nil, err
 		}
 	}
-	lock := o.useLock()
+	lock, err := o.useLock()
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, max(o.Timeout, time.Second))
 	defer cancel()
 	for {
@@ -72,10 +76,7 @@ func firstIn(ctx context.Context, o Options, lock *flock.Flock) error {
 	if !alone {
 		return context.Cause(ctx)
 	}
-	if err = likeOwner(lock.Path(), realPath(o.Database)); err == nil {
-		_, err = finishRestore(o.Database)
-	}
-	if err == nil {
+	if _, err = finishRestore(o.Database); err == nil {
 		err = inspect(o.Database)
 	}
 	return errors.Join(err, lock.Unlock())
@@ -85,7 +86,7 @@ func (o Options) notLocked(lock *flock.Flock, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%w: its files are being replaced by orchestrate restore; try again", queue.ErrUnavailable)
 	}
-	return fmt.Errorf("%w: lock %s: %w; may this user write to that directory?", queue.ErrUnavailable, lock.Path(), err)
+	return notLocked(lock.Path(), err)
 }
 
 func makeStateDir(o Options) error {
@@ -100,7 +101,10 @@ const patience = time.Second
 
 // enterAlone is ErrRefused while any process has the database open.
 func enterAlone(ctx context.Context, o Options) (leave func(), err error) {
-	lock := o.useLock()
+	lock, err := o.useLock()
+	if err != nil {
+		return nil, err
+	}
 	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	_, err = lock.TryLockContext(waiting, lockTick)
@@ -111,7 +115,7 @@ func enterAlone(ctx context.Context, o Options) (leave func(), err error) {
 	case err != nil:
 		return nil, errors.Join(context.Cause(ctx), o.notLocked(lock, err))
 	}
-	return func() { _ = lock.Unlock() }, likeOwner(lock.Path(), realPath(o.Database))
+	return func() { _ = lock.Unlock() }, nil
 }
 
 // inspect is ErrDamaged where files of a database are missing, or its log was

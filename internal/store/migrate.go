@@ -14,7 +14,6 @@ import (
 	"orchestrate/internal/queue"
 	"orchestrate/migrations"
 
-	"github.com/gofrs/flock"
 	"github.com/pressly/goose/v3"
 )
 
@@ -165,9 +164,12 @@ func lockMigrations(ctx context.Context, o Options) (unlock func(), err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(o.Timeout, time.Second))
 	defer cancel()
-	lock := flock.New(o.Database+".migrate-lock", flock.SetPermissions(0o600))
-	if _, err := lock.TryLockContext(ctx, 25*time.Millisecond); err != nil {
-		return nil, fmt.Errorf("%w: lock %s: %w; may this user write to that directory?", queue.ErrUnavailable, lock.Path(), err)
+	lock, err := lockBeside(o.Database+".migrate-lock", realPath(o.Database))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := lock.TryLockContext(ctx, lockTick); err != nil {
+		return nil, notLocked(lock.Path(), err)
 	}
 	return func() { _ = lock.Unlock() }, nil // the kernel would do it, too
 }

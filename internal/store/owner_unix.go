@@ -9,10 +9,23 @@ import (
 	"syscall"
 )
 
-// likeOwner gives a file that root made to the owner of another, if that is
-// there, as SQLite does with the files beside a database: a command that root ran
-// must not keep the daemon out.
-func likeOwner(path, like string) error {
+// noFollow opens no link, and waits for nobody at the other end of a pipe.
+const noFollow = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+
+// oneFile: what has another name may be somebody else's.
+func oneFile(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); !info.Mode().IsRegular() || ok && stat.Nlink > 1 {
+		return notPlain(f.Name())
+	}
+	return nil
+}
+
+// likeOwner gives a file that root made to the owner of another, if that is there.
+func likeOwner(f *os.File, like string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
@@ -24,7 +37,7 @@ func likeOwner(path, like string) error {
 		return err
 	}
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
-		return os.Chown(path, int(owner.Uid), int(owner.Gid))
+		return f.Chown(int(owner.Uid), int(owner.Gid))
 	}
 	return nil
 }

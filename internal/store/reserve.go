@@ -22,7 +22,7 @@ func reservePath(database string) string { return realPath(database) + ".reserve
 // error says that there is no room for it; then there is no file either.
 func KeepReserve(database string) (err error) {
 	path := reservePath(database)
-	if info, err := os.Stat(path); isPostgres(database) || err == nil && info.Size() == reserveSize {
+	if info, err := os.Lstat(path); isPostgres(database) || err == nil && info.Size() == reserveSize {
 		return nil
 	}
 	defer func() {
@@ -30,12 +30,14 @@ func KeepReserve(database string) (err error) {
 			err = fmt.Errorf("keep a reserve of %d MiB for cleanup: %w", reserveSize>>20, errors.Join(err, FreeReserve(database)))
 		}
 	}()
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) //nolint:gosec // G304: beside the database, which the operator names
+	f, err := openBeside(path, realPath(database), os.O_CREATE|os.O_WRONLY)
 	if err != nil {
 		return err
 	}
-	// By chance, as some filesystems keep no room for zeros.
-	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{}), reserveSize)
+	if err = f.Truncate(0); err == nil {
+		// By chance, as some filesystems keep no room for zeros.
+		_, err = io.CopyN(f, rand.NewChaCha8([32]byte{}), reserveSize)
+	}
 	return errors.Join(err, f.Close())
 }
 

@@ -158,9 +158,12 @@ func (o RestoreOptions) fetch(ctx context.Context, to string, done *Restored) er
 // lockSource is ErrRefused where a process has a database open that is to be
 // copied. A backup has no lock beside it.
 func lockSource(file string) (unlock func(), err error) {
-	lock := Options{Database: file}.useLock()
-	if n, err := size(lock.Path()); err != nil || n < 0 {
+	if n, err := size(file + ".lock"); err != nil || n < 0 {
 		return func() {}, err
+	}
+	lock, err := Options{Database: file}.useLock()
+	if err != nil {
+		return nil, err
 	}
 	free, err := lock.TryLock()
 	if err == nil && !free {
@@ -275,14 +278,11 @@ func takeBack(ctx context.Context, q querier, lastID int64) (n int64, err error)
 // commit makes the new database the one that whoever comes next will find, and
 // puts it into its place.
 func (o RestoreOptions) commit(ctx context.Context, next string, done *Restored) (kept string, err error) {
-	if done.Bytes, err = syncFile(next); err != nil {
-		return "", err
-	}
 	owner := o.Database
 	if n, err := size(owner); err != nil || n < 0 {
 		owner = filepath.Dir(owner)
 	}
-	if err := likeOwner(next, owner); err != nil {
+	if done.Bytes, err = syncFile(openBeside(next, owner, os.O_RDWR)); err != nil {
 		return "", err
 	}
 	if kept, err = aside(o.Database, next); err != nil {

@@ -29,7 +29,8 @@ const markSuffix = ".sync-failed"
 // mark tells the other processes. Where it can't be made, they are told by the
 // kernel, if at all.
 func mark(database string) {
-	_ = os.WriteFile(realPath(database)+markSuffix, []byte("a sync of this database failed: its next user mends it and removes this file\n"), 0o600)
+	database = realPath(database)
+	_ = writeBeside(database+markSuffix, database, "a sync of this database failed: its next user mends it and removes this file\n")
 }
 
 func isMarked(database string) bool {

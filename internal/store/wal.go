@@ -18,8 +18,18 @@ import (
 //   - the index of the log (-shm), which counts the frames that were committed,
 //     after their sync; it is right after a kill, and behind after a loss of power;
 //   - commits behind the break: one may be the transaction that was under way,
-//     whose pages reached the disk in any order. A second one was only begun when
-//     the first had been synced.
+//     whose pages reached the disk in any order. A second one that goes on from it
+//     was only begun when the first had been synced.
+//
+// They have to go on from each other. A writer that is killed while it syncs its
+// commit, beside a process that lives on, leaves a commit that the index doesn't
+// count; what is committed next is written over its begin, and its end stays. Any
+// number of such ends may lie behind each other, each with a commit, and nothing
+// is lost. But none of them goes on from another, as each was begun where the
+// index ended.
+//
+// Nothing else leaves commits there. A log that is begun anew gets another salt,
+// and a reader that lags keeps it from that, so that it only grows.
 //
 // The formats are those of sqlite.org/walformat.html.
 
@@ -34,7 +44,7 @@ type frames struct {
 	header    bool // it can be read
 	salt      [8]byte
 	committed uint32 // by the last commit that SQLite finds
-	behind    uint32 // by the last one behind a break; 0: none, or one
+	behind    uint32 // by the last one behind a break that goes on from another; 0: none does
 }
 
 // inspectLog is ErrDamaged where committed frames can't be read any more. To open
@@ -44,22 +54,23 @@ func inspectLog(database string) error {
 	if err != nil {
 		return err
 	}
-	log, err := readLog(bufio.NewReaderSize(f, 1<<20))
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
+	// The index first: a program that knows nothing of our lock may be committing.
 	index, err := readIndex(database + "-shm")
 	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	log, err := readLog(bufio.NewReaderSize(f, 1<<20))
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	lost := log.behind
 	if index.salt == log.salt || !log.header {
 		lost = max(lost, index.committed)
 	}
-	switch {
+	switch { // where SQLite takes nothing from the log, what was moved is there
 	case !log.header && (lost == 0 || lost > index.moved):
 		return damaged(database, "the header of its log is damaged, %s-wal: what was acknowledged since it was begun can't be read", database)
-	case lost > max(log.committed, index.moved):
+	case lost > log.committed && (log.committed > 0 || lost > index.moved):
 		return damaged(database, "its log is damaged behind frame %d, %s-wal: what was acknowledged from there to frame %d can't be read",
 			log.committed, database, lost)
 	}
@@ -95,13 +106,15 @@ func readLog(r io.Reader) (log frames, err error) {
 		}
 		want := checksum(order, frame[frameHeader:], checksum(order, frame[:8], sum))
 		sum = stored(frame[16:])
-		current := bytes.Equal(frame[8:16], log.salt[:])
-		broken = broken || !current || sum != want
+		goesOn := sum == want && bytes.Equal(frame[8:16], log.salt[:]) // by what its neighbour holds
 		commit := binary.BigEndian.Uint32(frame[4:]) != 0
+		broken = broken || !goesOn
 		switch {
+		case !goesOn:
+			commits = 0
 		case !broken && commit:
 			log.committed = n
-		case broken && commit && current && sum == want: // by what its neighbour holds
+		case commit:
 			if commits++; commits > 1 {
 				log.behind = n
 			}

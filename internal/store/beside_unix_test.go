@@ -91,3 +91,25 @@ func TestFilesBesideAreNoLinks(t *testing.T) {
 		}
 	}
 }
+
+// TestRootLeavesTheDaemonIn: what root makes where there is no database yet is its
+// directory's user's, as what a restore puts there.
+func TestRootLeavesTheDaemonIn(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "b.db")
+	source := open(t, "")
+	deliver(t, source, 0, 1)
+	backup(t, source.database, file)
+	dir := serviceDir(t)
+	database := filepath.Join(dir, "q.db")
+	unlock, err := lockMigrations(t.Context(), Options{Database: database})
+	must(t, err)
+	unlock()
+	must(t, KeepReserve(database))
+	restore(t, database, file)
+	for _, suffix := range []string{"", ".lock", ".migrate-lock", ".reserve"} {
+		if got, want := owner(t, database+suffix), owner(t, dir); got != want {
+			t.Errorf("%s is of user %d, want %d", database+suffix, got, want)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -24,14 +25,15 @@ func oneFile(f *os.File) error {
 	return nil
 }
 
-// likeOwner gives a file that root made to the owner of another, if that is there.
-func likeOwner(f *os.File, like string) error {
+// likeOwner gives a file that root made to the owner of the database, or where that
+// is not there yet, to that of its directory.
+func likeOwner(f *os.File, database string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	info, err := os.Stat(like)
+	info, err := os.Stat(database)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		info, err = os.Stat(filepath.Dir(database))
 	}
 	if err != nil {
 		return err

@@ -278,11 +278,7 @@ func takeBack(ctx context.Context, q querier, lastID int64) (n int64, err error)
 // commit makes the new database the one that whoever comes next will find, and
 // puts it into its place.
 func (o RestoreOptions) commit(ctx context.Context, next string, done *Restored) (kept string, err error) {
-	owner := o.Database
-	if n, err := size(owner); err != nil || n < 0 {
-		owner = filepath.Dir(owner)
-	}
-	if done.Bytes, err = syncFile(openBeside(next, owner, os.O_RDWR)); err != nil {
+	if done.Bytes, err = syncFile(openBeside(next, o.Database, os.O_RDWR)); err != nil {
 		return "", err
 	}
 	if kept, err = aside(o.Database, next); err != nil {

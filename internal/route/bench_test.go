@@ -135,7 +135,7 @@ func BenchmarkDocument(b *testing.B) {
 	body := example(b, "pull_request")
 	for name, read := range map[string]func() bool{
 		"index": func() bool {
-			d := index(body)
+			d := indexed(b, body)
 			defer d.release()
 			return d.raw(d.at("pull_request", "draft")) == "false"
 		},

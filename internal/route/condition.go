@@ -1,12 +1,14 @@
 package route
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"cel.dev/cel-go/cel"
@@ -22,11 +24,13 @@ import (
 
 // What a condition may be and take.
 const (
-	maxCondition = 16 << 10 // bytes of its text
-	maxNesting   = 64       // levels of brackets and calls
-	maxNodes     = 10_000   // parts of it, macros written out
-	maxRegexp    = 10_000   // instructions of one regular expression
-	maxCost      = 250_000  // steps, as CEL counts them: about one a name, a comparison or a call; 10 to 20 ms, as a replace is bounded apart
+	maxCondition = 16 << 10    // bytes of its text
+	maxNesting   = 64          // levels of brackets and calls
+	maxNodes     = 10_000      // parts of it, macros written out
+	maxRegexp    = 10_000      // instructions of one regular expression
+	maxTime      = time.Second // for payloads that are not small: a step may be to count the characters of a text
+	smallPayload = 64 << 10    // bytes
+	maxCost      = 250_000     // steps, as CEL counts them: about one a name, a comparison or a call; 10 to 20 ms; see bounds, too
 )
 
 // condition is an "if". Nothing that it can call does I/O, and nothing depends on
@@ -95,14 +99,15 @@ func plan(env *cel.Env, text string, checked *cel.Ast) (*condition, []*queue.Fie
 	if least, err := env.EstimateCost(checked, unknownSizes{}); err == nil && least.Min > maxCost {
 		return nil, conditionError(fmt.Errorf("costs at least %d steps, more than the limit of %d: it could never be evaluated", least.Min, maxCost))
 	}
-	program, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.CustomDecoratorV2(boundReplace))
+	program, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost),
+		cel.InterruptCheckFrequency(100), cel.CustomDecoratorV2(boundCalls(env)))
 	if err != nil {
 		return nil, conditionError(err)
 	}
 	return &condition{
 		text: text, checked: checked, program: program,
 		traced: sync.OnceValues(func() (cel.Program, error) {
-			return env.Program(checked, cel.EvalOptions(cel.OptExhaustiveEval), cel.CostLimit(maxCost), cel.CustomDecoratorV2(boundReplace))
+			return env.Program(checked, cel.EvalOptions(cel.OptExhaustiveEval), cel.CostLimit(maxCost), cel.CustomDecoratorV2(boundCalls(env)))
 		}),
 	}, nil
 }
@@ -292,7 +297,20 @@ func (c *condition) holds(in *input) (bool, error) {
 	if _, err := in.document(); err != nil {
 		return false, fmt.Errorf("if: %w", err)
 	}
-	out, _, err := c.program.Eval(in)
+	if len(in.doc.text) <= smallPayload {
+		out, _, err := c.program.Eval(in)
+		return verdict(out, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), maxTime)
+	defer cancel()
+	return c.holdsWithin(ctx, in)
+}
+
+func (c *condition) holdsWithin(ctx context.Context, in *input) (bool, error) {
+	out, _, err := c.program.ContextEval(ctx, in)
+	if ctx.Err() != nil && err != nil {
+		return false, fmt.Errorf("if: broken off after %s", maxTime)
+	}
 	return verdict(out, err)
 }
 

@@ -3,6 +3,7 @@ package route
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -34,6 +35,13 @@ type document struct {
 	values map[int]ref.Val // the objects and lists that conditions have seen
 }
 
+// maxValues bounds the values of a payload that is looked into. GitHub has one in
+// 35 bytes, which makes 0.75 million of the largest delivery; a sender who has
+// them in two would have conditions fill a gigabyte.
+const maxValues = 1 << 20
+
+var errTooManyValues = fmt.Errorf("payload: over %d values, more than filters and conditions look into", maxValues)
+
 // node is one value. A document is at most 26 MB, so that 32 bits do.
 type node struct {
 	key  int32 // where the name of a member begins, at its quote; -1 for others
@@ -45,12 +53,12 @@ const none = -1 // no such node
 
 // index finds the values. Whatever is no string, bracket or separator begins a
 // number or a word.
-func index(text []byte) *document {
+func index(text []byte) (*document, error) {
 	room, ok := rooms.Get().(*[]node)
 	if !ok {
 		room = new([]node)
 	}
-	nodes := slices.Grow((*room)[:0], len(text)/24+8) // GitHub has a value in 35 bytes
+	nodes := slices.Grow((*room)[:0], min(len(text)/24+8, maxValues)) // GitHub has a value in 35 bytes
 	var open []int32
 	key := int32(none)
 	for i := 0; i < len(text); {
@@ -79,6 +87,9 @@ func index(text []byte) *document {
 		default:
 			i = wordEnd(text, i)
 		}
+		if len(nodes) == maxValues {
+			return nil, errTooManyValues // the room is not worth keeping
+		}
 		nodes = append(nodes, node{key, int32(at), int32(len(nodes) + 1)}) //nolint:gosec // a body is at most 26 MB
 		key = none
 	}
@@ -86,7 +97,7 @@ func index(text []byte) *document {
 		nodes[n].next = int32(len(nodes)) //nolint:gosec // as above
 	}
 	*room = nodes
-	return &document{text: text, nodes: nodes, room: room}
+	return &document{text: text, nodes: nodes, room: room}, nil
 }
 
 // rooms keeps the lists of nodes for the next document: making one takes as long
@@ -178,7 +189,8 @@ func (d *document) member(n int, name string) int {
 }
 
 // named compares as the name stands in the text, up to what may be written in
-// another way: an escape, or bytes that are no Unicode.
+// another way: an escape, or bytes that are no Unicode. A name that is written
+// too long for that is not decoded: it could be as large as the payload.
 func (d *document) named(n int, name string) bool {
 	at := int(d.nodes[n].key)
 	if at < 0 {
@@ -190,7 +202,7 @@ func (d *document) named(n int, name string) bool {
 		case i == len(raw):
 			return false
 		case raw[i] == '\\' || raw[i] >= utf8.RuneSelf:
-			return d.name(n) == name
+			return d.endsBy(at, at+1+i+maxEscape*(len(name)-i)) && d.name(n) == name
 		case i == len(name):
 			return raw[i] == '"'
 		case raw[i] != name[i]:
@@ -198,6 +210,18 @@ func (d *document) named(n int, name string) bool {
 		}
 	}
 	return false
+}
+
+// maxEscape is what a byte of a text may be written in: \u0061.
+const maxEscape = 6
+
+// endsBy tells whether the string that begins at i is closed at end at the
+// latest, by looking no further.
+func (d *document) endsBy(i, end int) bool {
+	if end+1 >= len(d.text) {
+		return true
+	}
+	return stringEnd(d.text[:end+2], i) <= end+1
 }
 
 // at follows names from the root.

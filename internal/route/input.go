@@ -22,7 +22,7 @@ func (in *input) document() (*document, error) {
 	if in.doc == nil && in.err == nil {
 		var text []byte
 		if text, in.err = in.payload.JSON(); in.err == nil {
-			in.doc = index(text)
+			in.doc, in.err = index(text)
 		}
 	}
 	return in.doc, in.err

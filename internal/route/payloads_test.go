@@ -45,7 +45,7 @@ func TestPayloadsFacts(t *testing.T) {
 		eventType, _, _ := strings.Cut(name, "/")
 		e, p := event(t, eventType, body)
 		whole := standard(t, body)
-		d := index(body)
+		d := indexed(t, body)
 		if diff := cmp.Diff(whole, d.decode(0)); diff != "" {
 			t.Errorf("%s (-encoding/json +index):\n%s", name, diff)
 		}

@@ -11,42 +11,49 @@ import (
 	"cel.dev/cel-go/common/types/traits"
 )
 
-// value is a node as a condition sees it. Objects and lists are made once a
-// document, so that what they have found out about themselves is kept.
+// longText is where decoding a text or a number once more gets dearer than
+// keeping it, in bytes: no condition may make a large payload slow by asking
+// again and again.
+const longText = 1 << 10
+
+// value is a node as a condition sees it. Objects, lists and long texts are made
+// once a document, so that what they have found out about themselves is kept.
 func (d *document) value(n int) ref.Val {
 	switch d.kind(n) {
-	case '"':
-		s, _ := d.string(n)
-		return types.String(s)
-	case '{', '[':
-		return d.container(n)
 	case 't':
 		return types.True
 	case 'f':
 		return types.False
 	case 'n':
 		return types.NullValue
-	default:
-		return number(d.raw(n))
 	}
-}
-
-func (d *document) container(n int) ref.Val {
 	if v, ok := d.values[n]; ok {
 		return v
 	}
-	if d.values == nil {
-		d.values = map[int]ref.Val{}
-	}
-	var v ref.Val
-	if d.kind(n) == '{' {
-		v = &object{d: d, n: n}
-	} else {
+	switch d.kind(n) {
+	case '"':
+		s, _ := d.string(n)
+		return d.keep(n, types.String(s), len(s) > longText)
+	case '{':
+		return d.keep(n, &object{d: d, n: n}, true)
+	case '[':
 		var items []ref.Val
 		for c := range d.children(n) {
 			items = append(items, d.value(c))
 		}
-		v = types.NewRefValList(types.DefaultTypeAdapter, items)
+		return d.keep(n, types.NewRefValList(types.DefaultTypeAdapter, items), true)
+	default:
+		s := d.raw(n)
+		return d.keep(n, number(s), len(s) > longText)
+	}
+}
+
+func (d *document) keep(n int, v ref.Val, worth bool) ref.Val {
+	if !worth {
+		return v
+	}
+	if d.values == nil {
+		d.values = map[int]ref.Val{}
 	}
 	d.values[n] = v
 	return v
@@ -55,11 +62,13 @@ func (d *document) container(n int) ref.Val {
 // number keeps a whole number whole while it fits 64 bits. What is larger, or
 // has a fraction or an exponent, is a double.
 func number(s string) ref.Val {
-	if i, err := strconv.ParseInt(s, 10, 64); err == nil {
-		return types.Int(i)
-	}
-	if u, err := strconv.ParseUint(s, 10, 64); err == nil {
-		return types.Uint(u)
+	if len(s) <= len("-9223372036854775808") { // strconv copies what it refuses
+		if i, err := strconv.ParseInt(s, 10, 64); err == nil {
+			return types.Int(i)
+		}
+		if u, err := strconv.ParseUint(s, 10, 64); err == nil {
+			return types.Uint(u)
+		}
 	}
 	f, err := strconv.ParseFloat(s, 64)
 	if err != nil && !math.IsInf(f, 0) {
@@ -76,8 +85,7 @@ type object struct {
 	all traits.Mapper // every member, once that was needed
 }
 
-// manyMembers is where looking names up one by one gets dearer than a map: no
-// condition may make a large payload slow by asking again and again.
+// manyMembers is where looking names up one by one gets dearer than a map.
 const manyMembers = 256
 
 var _ traits.Mapper = (*object)(nil)

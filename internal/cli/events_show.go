@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -162,11 +163,10 @@ func (o *eventsShowOptions) message(a *App, p *queue.Payload) error {
 		if b.Len() > 0 {
 			b.WriteByte('\n')
 		}
-		var pretty bytes.Buffer
-		if err := json.Indent(&pretty, bytes.TrimSpace(body), "", "  "); err != nil {
-			return fmt.Errorf("payload: %w", err)
+		if !json.Valid(body) {
+			return errors.New("payload: no valid JSON; --raw prints what is stored")
 		}
-		b.Write(escapeControls(pretty.Bytes()))
+		b.Write(escapeControls(indented(bytes.TrimSpace(body), "")))
 		b.WriteByte('\n')
 	}
 	_, err := a.Out.Write(b.Bytes())

@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+
+	"orchestrate/internal/queue"
 )
 
 // outputFormat is how results are printed; it is the flag -o.
@@ -341,9 +343,21 @@ func encodeJSON(v any) ([]byte, error) {
 	return escapeControls(bytes.TrimSuffix(b.Bytes(), []byte("\n"))), nil
 }
 
+// maxIndented is how deep JSON and YAML are set in; what is deeper is printed in
+// one line. The blanks before a payload of 10,000 levels would be 200 MB.
+const maxIndented = 100
+
+func tooDeep(doc []byte) bool {
+	_, depth := queue.Shape(doc)
+	return depth > maxIndented
+}
+
 // indented is JSON over several lines, with the prefix before all but the
 // first.
 func indented(doc []byte, prefix string) []byte {
+	if tooDeep(doc) {
+		return doc
+	}
 	var b bytes.Buffer
 	must(json.Indent(&b, doc, prefix, "  ")) // it was encoded here
 	return b.Bytes()

@@ -182,3 +182,16 @@ func TestKindOfTimes(t *testing.T) {
 		}
 	}
 }
+
+// What is nested beyond all reason is not set in: its blanks would fill a disk.
+func TestDeepJSONIsNotSetIn(t *testing.T) {
+	list := func(levels int) []byte {
+		return []byte(strings.Repeat("[", levels) + "1" + strings.Repeat("]", levels))
+	}
+	if got := string(indented(list(maxIndented), "")); !strings.Contains(got, "\n"+strings.Repeat("  ", maxIndented)+"1\n") {
+		t.Errorf("%d levels are not set in: %s", maxIndented, got)
+	}
+	if deep := list(9990); !bytes.Equal(indented(deep, ""), deep) {
+		t.Errorf("9990 levels are set in: %d bytes", len(indented(deep, "")))
+	}
+}

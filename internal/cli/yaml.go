@@ -12,12 +12,16 @@ import (
 
 // writeYAML writes a JSON document as YAML, with its keys in their order. First
 // stands before the first entry of a mapping or a sequence, indent before the
-// others.
+// others. What is too deep to be set in is JSON, which YAML takes, too.
 //
 // The library's emitter is not used, since it leaves in place what reorders the
 // text of a terminal, and writes yes and no, which are booleans to many readers,
 // without quotes.
 func writeYAML(w *bufio.Writer, doc []byte, first, indent string) error {
+	if tooDeep(doc) {
+		_, _ = fmt.Fprintf(w, "%s%s\n", first, doc) // the writer remembers the first error
+		return nil
+	}
 	y := &yamlWriter{w, json.NewDecoder(bytes.NewReader(doc))}
 	y.dec.UseNumber()
 	if err := y.value(first, indent); err != nil {

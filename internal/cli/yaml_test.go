@@ -30,6 +30,7 @@ func TestYAML(t *testing.T) {
 		{"empty", `{"a":{},"b":[]}`, "a: {}\nb: []\n"},
 		{"empty list", `[]`, "[]\n"},
 		{"nested", `{"a":{"b":[{"c":1,"d":2},[3,[4]]]}}`, "a:\n  b:\n    - c: 1\n      d: 2\n    - - 3\n      - - 4\n"},
+		{"deep", strings.Repeat(`{"a":`, maxIndented) + "{}" + strings.Repeat("}", maxIndented), strings.Repeat(`{"a":`, maxIndented) + "{}" + strings.Repeat("}", maxIndented) + "\n"},
 		{"order", `{"z":1,"a":2}`, "z: 1\na: 2\n"},
 		{"numbers", `[9007199254740993,1.50,-0,1e400]`, "- 9007199254740993\n- 1.50\n- -0\n- 1e400\n"},
 		{"words", `["yes","No","null","010","1e5","~","","on","plain text","-","a: b","#x","<<","0x1f","2026-01-01","=","é"]`, `- "yes"

@@ -132,6 +132,9 @@ func render(patterns []pattern, t *queue.Task, payload []byte) ([]string, error)
 // decode keeps numbers as they are written: as floats, large ids would change.
 // Whole ones are numbers that a template can compare.
 func decode(payload []byte) (data any, err error) {
+	if values, _ := queue.Shape(payload); values > queue.MaxValues {
+		return nil, fmt.Errorf("%d values, more than the %d that templates look into; the command can read it from its standard input", values, queue.MaxValues)
+	}
 	d := json.NewDecoder(bytes.NewReader(payload))
 	d.UseNumber()
 	err = d.Decode(&data)

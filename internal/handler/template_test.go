@@ -253,6 +253,24 @@ func TestRenderBadPayload(t *testing.T) {
 	}
 }
 
+// A payload of as many values as no webhook has is not decoded, and a command
+// without templates gets it.
+func TestRenderTooManyValues(t *testing.T) {
+	command, err := parseCommand([]string{"true", "{{ .x }}"}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload := []byte(`{"x":1,"a":[` + strings.Repeat("0,", queue.MaxValues) + `0]}`)
+	argv, err := render(command, task(""), payload)
+	want := "argument 1: payload: 1048580 values, more than the 1048576 that templates look into; the command can read it from its standard input"
+	if kindOf(err) != "permanent" || err.Error() != want {
+		t.Errorf("render = %q, %v; want permanent: %s", argv, err, want)
+	}
+	if argv, err := render(command[:1], task(""), payload); err != nil || argv[0] != "true" {
+		t.Errorf("render without templates = %q, %v", argv, err)
+	}
+}
+
 func FuzzParseCommand(f *testing.F) {
 	for _, s := range []string{"x", "{{ .a }}", "{{", "{{ define \"x\" }}{{ . }}{{ end }}", "{{ range .x }}{{ break }}{{ end }}", "{{- 1 -}}"} {
 		f.Add(s)

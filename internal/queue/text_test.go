@@ -99,3 +99,17 @@ func TestPayloadJSON(t *testing.T) {
 		}
 	}
 }
+
+func TestShape(t *testing.T) {
+	for doc, want := range map[string][2]int{
+		`0`: {1, 0}, ` "a" `: {1, 0}, `{}`: {1, 1}, `[ ]`: {1, 1}, `[1]`: {2, 1}, `[1, 2]`: {3, 1}, `{"a" : 1}`: {2, 1},
+		`[[],[]]`: {3, 2}, `[{"a":[1,{}]},"[{,\\\"]"]`: {6, 4}, `["\\"]`: {2, 1},
+	} {
+		if values, depth := Shape([]byte(doc)); [...]int{values, depth} != want {
+			t.Errorf("%s: %d values, %d deep; want %v", doc, values, depth, want)
+		}
+	}
+	for _, broken := range []string{"", "]}", `"`, `"\\`, `{"a`, "[,", "\xff"} {
+		Shape([]byte(broken))
+	}
+}

@@ -117,7 +117,7 @@ func TestTooManyValues(t *testing.T) {
 		Spec{Name: "filter", On: []string{"push"}, Filter: Filter{Author: []string{"x"}}},
 		Spec{Name: "if", On: []string{"push"}, If: "payload.a == 1"},
 		Spec{Name: "plain", On: []string{"push"}})
-	for _, values := range []int{maxValues, maxValues + 1} { // the object and the list are two of them
+	for _, values := range []int{queue.MaxValues, queue.MaxValues + 1} { // the object and the list are two of them
 		e, p := given(t, "push", `{"a":[`+strings.TrimSuffix(strings.Repeat("0,", values-2), ",")+`]}`)
 		got := table.Match(e, p)
 		told := map[string]string{}
@@ -125,7 +125,7 @@ func TestTooManyValues(t *testing.T) {
 			told[m.Route] = fmt.Sprint(m.Err)
 		}
 		want := map[string]string{"plain": "<nil>"}
-		if values > maxValues {
+		if values > queue.MaxValues {
 			want["filter"] = "filter.author: payload: over 1048576 values, more than filters and conditions look into"
 			want["if"] = "if: payload: over 1048576 values, more than filters and conditions look into"
 		}

@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"cel.dev/cel-go/common/types/ref"
+
+	"orchestrate/internal/queue"
 )
 
 // document is a payload that is read where somebody looks. One pass finds where
@@ -35,12 +37,7 @@ type document struct {
 	values map[int]ref.Val // the objects and lists that conditions have seen
 }
 
-// maxValues bounds the values of a payload that is looked into. GitHub has one in
-// 35 bytes, which makes 0.75 million of the largest delivery; a sender who has
-// them in two would have conditions fill a gigabyte.
-const maxValues = 1 << 20
-
-var errTooManyValues = fmt.Errorf("payload: over %d values, more than filters and conditions look into", maxValues)
+var errTooManyValues = fmt.Errorf("payload: over %d values, more than filters and conditions look into", queue.MaxValues)
 
 // node is one value. A document is at most 26 MB, so that 32 bits do.
 type node struct {
@@ -58,7 +55,7 @@ func index(text []byte) (*document, error) {
 	if !ok {
 		room = new([]node)
 	}
-	nodes := slices.Grow((*room)[:0], min(len(text)/24+8, maxValues)) // GitHub has a value in 35 bytes
+	nodes := slices.Grow((*room)[:0], min(len(text)/24+8, queue.MaxValues)) // GitHub has a value in 35 bytes
 	var open []int32
 	key := int32(none)
 	for i := 0; i < len(text); {
@@ -87,7 +84,7 @@ func index(text []byte) (*document, error) {
 		default:
 			i = wordEnd(text, i)
 		}
-		if len(nodes) == maxValues {
+		if len(nodes) == queue.MaxValues {
 			return nil, errTooManyValues // the room is not worth keeping
 		}
 		nodes = append(nodes, node{key, int32(at), int32(len(nodes) + 1)}) //nolint:gosec // a body is at most 26 MB

@@ -130,6 +130,10 @@ func keep(h http.Header) map[string]string {
 	return kept
 }
 
+// maxDepth leaves room below the 10,000 levels of encoding/json, for what is put
+// around a payload when it is shown: else nobody could read that.
+const maxDepth = 9990
+
 // document is the body as a JSON object. The content type that decides is the
 // kept one, so that whoever reads the payload later takes it for the same.
 func document(h http.Header, p *queue.Payload) ([]byte, error) {
@@ -149,6 +153,11 @@ func document(h http.Header, p *queue.Payload) ([]byte, error) {
 	// times as fast, recurses until the stack is gone.
 	if !json.Valid(doc) || bytes.TrimLeft(doc, " \t\r\n")[0] != '{' {
 		return nil, fmt.Errorf("%w: the body is not a JSON object", ErrBadRequest)
+	}
+	if bytes.Count(doc, []byte("["))+bytes.Count(doc, []byte("{")) > maxDepth {
+		if _, depth := queue.Shape(doc); depth > maxDepth {
+			return nil, fmt.Errorf("%w: the body is nested %d levels deep, more than %d", ErrBadRequest, depth, maxDepth)
+		}
 	}
 	return doc, nil
 }

@@ -213,6 +213,22 @@ func TestParseSurvivesDepth(t *testing.T) {
 	}
 }
 
+// What is stored can be read when an answer of ours is put around it.
+func TestParseBoundsDepth(t *testing.T) {
+	for _, levels := range []int{maxDepth, maxDepth + 1} {
+		for _, brackets := range [][2]string{{"[", "]"}, {`{"a":`, "}"}} {
+			body := `{"a":` + strings.Repeat(brackets[0], levels-1) + "0" + strings.Repeat(brackets[1], levels-1) + "}"
+			if _, _, err := Parse(delivery(body)); (err == nil) != (levels <= maxDepth) || err != nil && !errors.Is(err, ErrBadRequest) {
+				t.Errorf("%d levels of %s: %v, want it refused beyond %d", levels, brackets[0], err, maxDepth)
+			}
+		}
+	}
+	flat := `{"a":[` + strings.Repeat("[],", maxDepth) + `"[[[\"[[["]}`
+	if _, _, err := Parse(delivery(flat)); err != nil {
+		t.Errorf("many brackets, none deep: %v", err)
+	}
+}
+
 func TestParseNumbersOfHooks(t *testing.T) {
 	for header, want := range map[string]queue.Int{
 		"": 0, "1": 1, "9223372036854775807": 9223372036854775807,

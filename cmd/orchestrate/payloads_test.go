@@ -84,8 +84,10 @@ var hostileJSON = []hostile{
 	{name: "a lone surrogate in a value", body: `{"action":"a\ud800b"}`, status: 200, action: "ab"},
 	{name: "a lone surrogate in a name", body: `{"\ud800":1,"action":"opened"}`, status: 200, action: "opened"},
 	{name: "surrogates swapped", body: `{"action":"a\udc00\ud800b","\udc00\ud800":1}`, status: 200, action: "ab"},
-	{name: "NUL in all", body: `{"action":"a\u0000b","repository":{"full_name":"acme/\u0000a"},"sender":{"login":"\u0000x"},"ref":"r\u0000"}`,
-		status: 200, action: "ab", repo: "acme/a", sender: "x", ref: "r", command: "dead_letter: argument 4: a NUL byte, which no argument can hold"},
+	{
+		name: "NUL in all", body: `{"action":"a\u0000b","repository":{"full_name":"acme/\u0000a"},"sender":{"login":"\u0000x"},"ref":"r\u0000"}`,
+		status: 200, action: "ab", repo: "acme/a", sender: "x", ref: "r", command: "dead_letter: argument 4: a NUL byte, which no argument can hold",
+	},
 	{name: "NUL as it is", body: "{\"action\":\"a\x00b\"}", status: 400},
 	{name: "NUL behind", body: "{\"action\":\"a\"}\x00", status: 400},
 	{name: "no UTF-8 in a value", body: "{\"action\":\"a\xff\xfeb\"}", status: 200, action: "ab"},
@@ -110,8 +112,10 @@ var hostileJSON = []hostile{
 	{name: "a comment", body: `{/**/}`, status: 400},
 
 	{name: "a text of 1 MB", body: `{"issue":{"title":"` + strings.Repeat("x", 1<<20) + `"}}`, status: 200, command: "dead_letter: argument 5: longer than the 131071 bytes of an argument"},
-	{name: "an action of 1 MB", body: `{"action":"` + strings.Repeat("x", 1<<20) + `"}`, status: 200, action: strings.Repeat("x", 252) + "…",
-		command: "dead_letter: argument 4: longer than the 131071 bytes of an argument"},
+	{
+		name: "an action of 1 MB", body: `{"action":"` + strings.Repeat("x", 1<<20) + `"}`, status: 200, action: strings.Repeat("x", 252) + "…",
+		command: "dead_letter: argument 4: longer than the 131071 bytes of an argument",
+	},
 	{name: "100,000 names", body: "{" + func() string {
 		var b strings.Builder
 		for i := range 100_000 {
@@ -119,9 +123,11 @@ var hostileJSON = []hostile{
 		}
 		return b.String()
 	}() + `"action":"opened"}`, status: 200, action: "opened"},
-	{name: "a million and more values", body: `{"action":"opened","issue":{"labels":[` + strings.Repeat("0,", 1<<20) + `0]}}`, status: 200, action: "opened",
+	{
+		name: "a million and more values", body: `{"action":"opened","issue":{"labels":[` + strings.Repeat("0,", 1<<20) + `0]}}`, status: 200, action: "opened",
 		command:  "dead_letter: argument 4: payload: 1048581 values, more than the 1048576 that",
-		labelled: "dead_letter: match: filter.labels: payload: over 1048576 values", deep: "dead_letter: match: if: payload: over 1048576 values"},
+		labelled: "dead_letter: match: filter.labels: payload: over 1048576 values", deep: "dead_letter: match: if: payload: over 1048576 values",
+	},
 }
 
 var hostileNames = []hostile{
@@ -132,15 +138,21 @@ var hostileNames = []hostile{
 	{name: "action an object", body: `{"action":{"a":1}}`, status: 200, command: "dead_letter: argument 4: .action"},
 	{name: "labels no list", body: `{"action":"opened","issue":{"labels":7}}`, status: 200, action: "opened"},
 	{name: "issue no object", body: `{"issue":"x"}`, status: 200, command: "dead_letter: argument 5: "},
-	{name: "control characters", body: `{"action":"a\u001b[31m\u0007\u009bb","repository":{"full_name":"acme/\u001b]0;x\u0007"},"sender":{"login":"x\r\ny"},"ref":"\u007f"}`,
-		status: 200, action: "a[31mb", repo: "acme/]0;x", sender: "x  y"},
-	{name: "bidi characters", body: `{"action":"a\u202eb","repository":{"full_name":"acme/\u2066\u200fa\u2069"},"sender":{"login":"\ufeffx"},"ref":"r\u2028\u2029s"}`,
-		status: 200, action: "ab", repo: "acme/a", sender: "x", ref: "r  s"},
+	{
+		name: "control characters", body: `{"action":"a\u001b[31m\u0007\u009bb","repository":{"full_name":"acme/\u001b]0;x\u0007"},"sender":{"login":"x\r\ny"},"ref":"\u007f"}`,
+		status: 200, action: "a[31mb", repo: "acme/]0;x", sender: "x  y",
+	},
+	{
+		name: "bidi characters", body: `{"action":"a\u202eb","repository":{"full_name":"acme/\u2066\u200fa\u2069"},"sender":{"login":"\ufeffx"},"ref":"r\u2028\u2029s"}`,
+		status: 200, action: "ab", repo: "acme/a", sender: "x", ref: "r  s",
+	},
 	{name: "shell in an argument", body: `{"action":"$(id);` + "`id`" + `&&'\"\n|","issue":{"title":"-rf\n--x $HOME %s %n"}}`, status: 200, action: "$(id);`id`&&'\" |"},
 	{name: "a dash before", body: `{"action":"--option"}`, status: 200, action: "--option", command: `dead_letter: argument 4: "--option" starts with "-"`},
 	{name: "a template", body: `{"action":"{{ .x }}{{ event.id }}","issue":{"labels":[{"name":"agent"}]}}`, status: 200, action: "{{ .x }}{{ event.id }}", labelled: done, deep: done},
-	{name: "SQL", body: `{"action":"'; DROP TABLE webhook_events; --","repository":{"full_name":"a' OR '1'='1"}}`, status: 200,
-		action: "'; DROP TABLE webhook_events; --", repo: "a' OR '1'='1"},
+	{
+		name: "SQL", body: `{"action":"'; DROP TABLE webhook_events; --","repository":{"full_name":"a' OR '1'='1"}}`, status: 200,
+		action: "'; DROP TABLE webhook_events; --", repo: "a' OR '1'='1",
+	},
 }
 
 var hostileForms = []hostile{

@@ -15,23 +15,17 @@ var builtDir = sync.OnceValues(func() (string, error) {
 	return dir, err
 })
 
-// builtOnce builds the binary, for all tests of one run; builtSkewed the one whose
-// clock can be set wrong.
-var (
-	builtOnce   = sync.OnceValues(func() (string, error) { return built("orchestrate", "") })
-	builtSkewed = sync.OnceValues(func() (string, error) { return built("skewed", "chaos") })
-)
-
-func built(name, tags string) (string, error) {
+// builtOnce builds the binary, for all tests of one run.
+var builtOnce = sync.OnceValues(func() (string, error) {
 	dir, err := builtDir()
 	if err != nil {
 		return "", err
 	}
-	bin := filepath.Join(dir, name)
-	build := exec.Command("go", "build", "-buildvcs=false", "-tags", tags, "-o", bin, ".")
+	bin := filepath.Join(dir, "orchestrate")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
 	}
 	return bin, nil
-}
+})

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"orchestrate/internal/chaos"
 	"orchestrate/internal/queue"
 	"orchestrate/internal/store/pgtest"
 )
@@ -21,7 +22,7 @@ import (
 // machine's clock is the server's.
 func TestSkewedClocks(t *testing.T) {
 	t.Parallel()
-	bin, err := builtSkewed()
+	bin, err := chaos.BuildBroken(t.Context(), t.TempDir(), "skewed", chaos.SettableClock)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +30,7 @@ func TestSkewedClocks(t *testing.T) {
 	begun := queue.Now()
 	c := newCluster(t, pgtest.Private(t, pgtest.Durable), 1, func(n *node, _ string) {
 		n.bin = bin
-		n.env = []string{"ORCHESTRATE_CHAOS_SKEW=" + skews[n.name]}
+		n.env = []string{chaos.SkewVariable + "=" + skews[n.name]}
 	})
 	defer c.tell()
 	const flaky = 12

@@ -35,13 +35,17 @@ func mutant(name string) bool { return os.Getenv(%q) == name }
 var _ = mutant
 `
 
-// BuildBroken builds the program from edited source: a defect behind each
-// mutant("…") in the edits, which MutantVariable chooses when it runs. The
-// source of the released program has no door for them: the compiler is told to
-// read other files instead (go build -overlay).
-func BuildBroken(ctx context.Context, dir string, edits []Edit) (string, error) {
+// BuildBroken builds the program from edited source, in a directory of this name
+// in dir: a defect behind each mutant("…") in the edits, which MutantVariable
+// chooses when it runs. The source of the released program has no door for them:
+// the compiler is told to read other files instead (go build -overlay).
+func BuildBroken(ctx context.Context, dir, name string, edits []Edit) (string, error) {
 	root, err := moduleRoot(ctx)
 	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(dir, name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", err
 	}
 	replaced := map[string]string{} // path in the module to the path of what is read instead
@@ -71,10 +75,61 @@ func BuildBroken(ctx context.Context, dir string, edits []Edit) (string, error) 
 	if err := errors.Join(errs...); err != nil {
 		return "", err
 	}
-	return build(ctx, filepath.Join(dir, "orchestrate-broken"), "-overlay", filepath.Join(dir, "overlay.json"))
+	return build(ctx, filepath.Join(dir, "orchestrate"), "-overlay", filepath.Join(dir, "overlay.json"))
 }
 
 func moduleRoot(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "orchestrate").Output()
 	return string(bytes.TrimSpace(out)), err
 }
+
+// SkewVariable sets the wall clock of a program built with SettableClock wrong, by
+// a duration such as -1h, or by the one that a file holds at the moment.
+const SkewVariable = "CHAOS_SKEW"
+
+// SettableClock is no defect of the program but of its machine.
+var SettableClock = []Edit{{
+	File: "internal/queue/time.go",
+	Old:  `func Now() Time { return At(Clock()) }`,
+	New: `func Now() Time { return At(Clock()).Add(skew()) }
+
+func skew() time.Duration {
+	v := os.Getenv("` + SkewVariable + `")
+	if strings.HasPrefix(v, "/") {
+		text, err := os.ReadFile(v)
+		if err != nil {
+			panic(err)
+		}
+		v = strings.TrimSpace(string(text))
+	}
+	if v == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}`,
+}, {
+	File: "internal/queue/time.go",
+	Old: `	"fmt"
+	"time"
+)`,
+	New: `	"fmt"
+	"os"
+	"strings"
+	"time"
+)`,
+}}
+
+// LessDurable has commits of SQLite return before the disk has them.
+var LessDurable = []Edit{{
+	File: "internal/store/sqlite.go",
+	Old:  `"synchronous(FULL)"`,
+	New:  `"synchronous(NORMAL)"`,
+}, {
+	File: "internal/store/sqlite.go",
+	Old:  `{"synchronous", "2"}`,
+	New:  `{"synchronous", "1"}`,
+}}

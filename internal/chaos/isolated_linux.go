@@ -2,7 +2,14 @@ package chaos
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
 	"syscall"
 )
 
@@ -31,4 +38,45 @@ func Isolated(ctx context.Context, unshare uintptr, dir, script string, args ...
 		Pdeathsig:    syscall.SIGKILL,
 	}
 	return cmd
+}
+
+// RunIsolated runs a command in a filesystem of its own, to which TMPDIR points,
+// and returns its exit code as an error that Main understands. With CLONE_NEWNET
+// setUp may make a network for it.
+func RunIsolated(ctx context.Context, unshare uintptr, scratch, setUp string, stdout, stderr io.Writer, command ...string) error {
+	cmd := Isolated(ctx, unshare, scratch, setUp+"\nexport TMPDIR=\"$0\"\n\"$@\"\nexit\n", command...)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		return errExit(exit.ExitCode())
+	}
+	return err
+}
+
+// Again builds what a fault test needs in a new directory, and runs it again, with
+// -within and that directory as further arguments, where its mounts stay its own.
+func Again(ctx context.Context, args []string, stdout, stderr io.Writer, build func(dir string) error) (err error) {
+	runtime.LockOSThread() // with it what we start would end
+	dir, err := os.MkdirTemp("", "orchestrate-chaos-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	scratch := filepath.Join(dir, "tmp")
+	if err := os.Mkdir(scratch, 0o700); err != nil {
+		return err
+	}
+	if out, err := Isolated(ctx, 0, scratch, "").CombinedOutput(); err != nil {
+		return NotRun{fmt.Sprintf("nothing can be mounted here: %s %s", err, strings.Join(strings.Fields(string(out)), " "))}
+	}
+	if err := build(dir); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	command := append([]string{self}, args...)
+	return RunIsolated(ctx, 0, scratch, "", stdout, stderr, append(command, "-within", dir)...)
 }

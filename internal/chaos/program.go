@@ -23,10 +23,9 @@ import (
 	"orchestrate/internal/queue"
 )
 
-// Build builds the program, with the build tags that are named, and returns its
-// path in dir.
-func Build(ctx context.Context, dir, tags string) (string, error) {
-	return build(ctx, filepath.Join(dir, "orchestrate"+strings.ReplaceAll("-"+tags, ",", "-")), "-tags", tags)
+// Build builds the program as it is released, and returns its path in dir.
+func Build(ctx context.Context, dir string) (string, error) {
+	return build(ctx, filepath.Join(dir, "orchestrate"))
 }
 
 func build(ctx context.Context, bin string, flags ...string) (string, error) {

@@ -17,7 +17,7 @@ func Clock() time.Time { return time.Now() }
 
 // Now is the time by this machine's wall clock, to the millisecond. What is
 // stored is told by Store.Now.
-func Now() Time { return At(Clock()).Add(skew()) }
+func Now() Time { return At(Clock()) }
 
 // At converts; the zero time.Time becomes no time.
 func At(t time.Time) Time {

@@ -235,7 +235,7 @@ func (o Options) mustExist() error {
 func dsn(path string, timeout time.Duration, more ...string) string {
 	q := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{
 		fmt.Sprintf("busy_timeout(%d)", timeout.Milliseconds()),
-		fmt.Sprintf("synchronous(%d)", synchronous()), "foreign_keys(1)", "wal_autocheckpoint(0)", // see shorten
+		"synchronous(FULL)", "foreign_keys(1)", "wal_autocheckpoint(0)", // see shorten
 	}, more...)}
 	return "file:" + dsnPath(path) + "?" + q.Encode()
 }
@@ -259,7 +259,7 @@ func checkPragmas(ctx context.Context, db *sql.DB, timeout time.Duration, queryO
 		value string
 	}{
 		{"busy_timeout", fmt.Sprint(timeout.Milliseconds())},
-		{"synchronous", fmt.Sprint(synchronous())},
+		{"synchronous", "2"}, // FULL: a commit returns when the disk has it
 		{"foreign_keys", "1"},
 		{"wal_autocheckpoint", "0"},
 		{"journal_mode", "wal"},

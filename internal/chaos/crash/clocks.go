@@ -21,7 +21,7 @@ var steps = []time.Duration{time.Hour, -time.Hour, -24 * time.Hour, 10 * 365 * 2
 // and arrive.
 func (h *harness) clocks(ctx context.Context, r *rig) error {
 	clock := filepath.Join(r.Dir, "clock")
-	r.Env = []string{"ORCHESTRATE_CHAOS_SKEW=" + clock}
+	r.Env = []string{chaos.SkewVariable + "=" + clock}
 	if err := setClock(clock, 0); err != nil {
 		return err
 	}

@@ -19,19 +19,15 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"orchestrate/internal/chaos"
 	"orchestrate/internal/queue"
 )
-
-const failed = 1
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "handle" {
@@ -43,7 +39,7 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "killat" {
 		os.Exit(chaos.KillAt(context.Background(), os.Args[2:], os.Stdout, os.Stderr))
 	}
-	os.Exit(run(os.Stdout, os.Stderr, os.Args[1:]))
+	os.Exit(chaos.Main("crash", os.Args[1:], os.Stdout, os.Stderr, run))
 }
 
 // options of a run.
@@ -63,10 +59,9 @@ func (o options) wants(name string) bool {
 	return o.parts == "" || slices.Contains(strings.Split(o.parts, ","), name)
 }
 
-func run(stdout, stderr io.Writer, args []string) int {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var o options
 	flags := flag.NewFlagSet("crash", flag.ContinueOnError)
-	flags.SetOutput(stderr)
 	flags.Uint64Var(&o.seed, "seed", 1, "of everything that is random")
 	flags.StringVar(&o.parts, "parts", "", "only these, with commas between: "+strings.Join(partNames(), ","))
 	flags.IntVar(&o.cycles, "cycles", 50, "kills on SQLite")
@@ -76,26 +71,22 @@ func run(stdout, stderr io.Writer, args []string) int {
 	flags.IntVar(&o.stopped, "zombies", 20, "claims of workers that are stopped until others have finished them")
 	flags.IntVar(&o.poisons, "poisons", 3, "payloads that kill their worker")
 	flags.BoolVar(&o.keep, "keep", false, "keep the directory, also when all is well")
-	if flags.Parse(args) != nil || flags.NArg() > 0 {
-		return 2
+	if err := chaos.Parse(flags, args, stderr); err != nil {
+		return err
 	}
 	for name := range strings.SplitSeq(o.parts, ",") {
 		if name != "" && !slices.Contains(partNames(), name) {
-			_, _ = fmt.Fprintf(stderr, "crash: unknown part %q: want one of %s\n", name, strings.Join(partNames(), ", "))
-			return 2
+			return chaos.Misused("crash", stderr, "unknown part %q: want one of %s", name, strings.Join(partNames(), ", "))
 		}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
 	h, err := newHarness(ctx, o, stdout)
 	if err == nil {
 		err = errors.Join(h.all(ctx), h.close())
 	}
 	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "crash: %v\nto run it again: crash -seed %d -parts %s\n", err, o.seed, o.parts)
-		return failed
+		return fmt.Errorf("%w\nto run it again: crash -seed %d -parts %s", err, o.seed, o.parts)
 	}
-	return 0
+	return nil
 }
 
 // harness is one run, with a directory for all that it makes.
@@ -126,7 +117,7 @@ func newHarness(ctx context.Context, o options, out io.Writer) (*harness, error)
 	if h.handler, err = os.Executable(); err != nil {
 		return nil, err
 	}
-	h.bin, err = chaos.Build(ctx, dir, "")
+	h.bin, err = chaos.Build(ctx, dir)
 	return h, err
 }
 

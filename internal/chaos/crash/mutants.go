@@ -312,7 +312,7 @@ func (h *harness) breakIt(ctx context.Context) (string, error) {
 		for _, m := range mutants {
 			edits = append(edits, m.edits...)
 		}
-		h.built.bin, h.built.err = chaos.BuildBroken(ctx, h.dir, edits)
+		h.built.bin, h.built.err = chaos.BuildBroken(ctx, h.dir, "mutants", edits)
 	})
 	return h.built.bin, h.built.err
 }

@@ -46,7 +46,7 @@ type sample map[string]int64
 // that are never killed hold: memory, descriptors, threads, goroutines; and the
 // WAL.
 func (h *harness) soak(ctx context.Context) (err error) {
-	bin, err := chaos.BuildBroken(ctx, h.dir, census)
+	bin, err := chaos.BuildBroken(ctx, h.dir, "census", census)
 	if err != nil {
 		return err
 	}

@@ -96,9 +96,6 @@ func (p *power) wear(ctx context.Context, n, cycles int, r *result) (err error) 
 	if o.site, err = chaos.NewSite(dir, p.bin, self, filepath.Join(dir, "disk", "state", "q.db")); err != nil {
 		return err
 	}
-	if p.control {
-		o.site.Env = []string{"ORCHESTRATE_CHAOS_SYNCHRONOUS=NORMAL"}
-	}
 	o.sender = chaos.NewSender(chaos.NewLedger(), o.site.Listen)
 	defer func() {
 		o.sender.Close()

@@ -13,8 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -29,40 +28,37 @@ type options struct {
 	only        string
 }
 
-func main() {
-	var o options
-	flag.StringVar(&o.bin, "program", "", "the built program; empty: build it")
-	flag.IntVar(&o.connections, "connections", 2000, "slow connections at a time")
-	flag.DurationVar(&o.last, "for", 1500*time.Millisecond, "how long each attack lasts")
-	flag.IntVar(&o.bodies, "bodies", 40, "bodies of 25 MiB at once")
-	flag.StringVar(&o.only, "only", "", "only the attack of this name")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	bad, err := run(ctx, os.Stdout, o)
-	for _, b := range bad {
-		fmt.Fprintln(os.Stderr, "violation:", b)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "hostile:", err)
-	}
-	if err != nil || len(bad) > 0 {
-		os.Exit(1)
-	}
-}
+func main() { os.Exit(chaos.Main("hostile", os.Args[1:], os.Stdout, os.Stderr, run)) }
 
-func run(ctx context.Context, w io.Writer, o options) (bad []string, err error) {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
+	var o options
+	f := flag.NewFlagSet("hostile", flag.ContinueOnError)
+	f.StringVar(&o.bin, "program", "", "the built program; empty: build it")
+	f.IntVar(&o.connections, "connections", 2000, "slow connections at a time")
+	f.DurationVar(&o.last, "for", 1500*time.Millisecond, "how long each attack lasts")
+	f.IntVar(&o.bodies, "bodies", 40, "bodies of 25 MiB at once")
+	f.StringVar(&o.only, "only", "", "only the attack of this name")
+	if err := chaos.Parse(f, args, stderr); err != nil {
+		return err
+	}
+	if o.only != "" && !slices.ContainsFunc(attacks, func(a attack) bool { return a.name == o.only }) {
+		return chaos.Misused("hostile", stderr, "there is no attack %q", o.only)
+	}
 	dir, err := os.MkdirTemp("", "hostile-")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if o.bin == "" {
-		if o.bin, err = chaos.Build(ctx, dir, ""); err != nil {
-			return nil, err
+		if o.bin, err = chaos.Build(ctx, dir); err != nil {
+			return err
 		}
 	}
-	return attackAll(ctx, w, dir, o)
+	bad, err := attackAll(ctx, stdout, dir, o)
+	for _, b := range bad {
+		err = errors.Join(err, errors.New(b))
+	}
+	return err
 }
 
 // attackAll makes one attack after the other on one server.

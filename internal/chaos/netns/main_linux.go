@@ -9,11 +9,11 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -22,26 +22,17 @@ import (
 	"orchestrate/internal/chaos"
 )
 
-const (
-	failed = 1
-	notRun = 3
-)
+func main() { os.Exit(chaos.Main("netns", os.Args[1:], os.Stdout, os.Stderr, run)) }
 
-func main() { os.Exit(run(os.Stdout, os.Stderr)) }
-
-func run(stdout, stderr io.Writer) int {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	runtime.LockOSThread() // with it what we start would end
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
+	if err := chaos.Parse(flag.NewFlagSet("netns", flag.ContinueOnError), args, stderr); err != nil {
+		return err
+	}
 	if err := probe(ctx); err != nil {
-		_, _ = fmt.Fprintf(stdout, "not run: %s\n", err)
-		return notRun
+		return chaos.NotRun{Why: err.Error()}
 	}
-	if err := nodes(ctx, stdout, stderr); err != nil {
-		_, _ = fmt.Fprintln(stderr, "netns:", err)
-		return failed
-	}
-	return 0
+	return nodes(ctx, stdout, stderr)
 }
 
 // probe does for nothing all that the test will do.
@@ -51,7 +42,7 @@ func probe(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // empty
-	cmd := isolated(ctx, dir, `
+	cmd := chaos.Isolated(ctx, syscall.CLONE_NEWNET, dir, loopback+`
 ip link add probe0 type bridge
 ip addr add 198.18.0.1/24 dev probe0
 ip netns add probe
@@ -66,10 +57,8 @@ ip netns exec probe true
 	return nil
 }
 
-// isolated is a machine without a network.
-func isolated(ctx context.Context, dir, script string, args ...string) *exec.Cmd {
-	return chaos.Isolated(ctx, syscall.CLONE_NEWNET, dir, "ip link set lo up\n"+script, args...)
-}
+// loopback is all the network that there is at first.
+const loopback = "ip link set lo up\n"
 
 // nodes builds the test out here, where there is a network, and runs it.
 func nodes(ctx context.Context, stdout, stderr io.Writer) (err error) {
@@ -92,11 +81,9 @@ func nodes(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the test: %w\n%s", err, out)
 	}
-	cmd := isolated(ctx, scratch, "\nexport TMPDIR=\"$0\"\n\"$@\"\nexit\n",
-		test, "-test.run", "^TestNodesInNamespaces$", "-test.v", "-test.timeout", "2h")
-	cmd.Dir, cmd.Stdout, cmd.Stderr = pkg, stdout, stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("nodes in namespaces: %w", err)
+	if err := os.Chdir(pkg); err != nil { // where the test finds its files
+		return err
 	}
-	return nil
+	return chaos.RunIsolated(ctx, syscall.CLONE_NEWNET, scratch, loopback, stdout, stderr,
+		test, "-test.run", "^TestNodesInNamespaces$", "-test.v", "-test.timeout", "2h")
 }

@@ -45,14 +45,14 @@ func newLab(dir string, o options) (*lab, error) {
 		return nil, err
 	}
 	if err := l.disk.Mount(l.mountpoint()); faultfs.Refused(err) {
-		return nil, fmt.Errorf("%w: %w", errNoMount, err)
+		return nil, chaos.NotRun{Why: "nothing can be mounted here: " + err.Error()}
 	} else if err != nil {
 		return nil, err
 	}
 	if err := l.durable("state"); err != nil {
 		return nil, errors.Join(err, l.disk.Unmount())
 	}
-	if l.site, err = chaos.NewSite(dir, o.bin, self, filepath.Join(l.mountpoint(), "state", "q.db")); err != nil {
+	if l.site, err = chaos.NewSite(dir, filepath.Join(o.within, "orchestrate"), self, filepath.Join(l.mountpoint(), "state", "q.db")); err != nil {
 		return nil, errors.Join(err, l.disk.Unmount())
 	}
 	l.sender = chaos.NewSender(chaos.NewLedger(), l.site.Listen)

@@ -13,89 +13,73 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
-	"syscall"
 
 	"orchestrate/internal/chaos"
 	"orchestrate/internal/queue"
-)
-
-const (
-	failed = 1
-	notRun = 3
 )
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "handle" {
 		os.Exit(chaos.Handle(context.Background(), os.Stdin))
 	}
-	os.Exit(run(os.Stdout, os.Stderr))
+	os.Exit(chaos.Main("faults", os.Args[1:], os.Stdout, os.Stderr, run))
 }
 
 type options struct {
-	only  string
-	bin   string
-	seed  uint64
-	short bool
+	only   string
+	within string // the directory of the program that runs in namespaces
+	seed   uint64
+	short  bool
 }
 
-func run(stdout, stderr io.Writer) int {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var o options
 	f := flag.NewFlagSet("faults", flag.ContinueOnError)
-	f.SetOutput(stderr)
 	f.StringVar(&o.only, "only", "", "run the faults whose name contains this")
 	f.BoolVar(&o.short, "short", false, "of what is tried one by one only every fifth")
-	f.StringVar(&o.bin, "bin", "", "the program; empty: build it")
 	f.Uint64Var(&o.seed, "seed", uint64(queue.Clock().UnixNano()), "of what a loss of power keeps")
-	if f.Parse(os.Args[1:]) != nil || f.NArg() > 0 {
-		return 2
+	f.StringVar(&o.within, "within", "", "set by the program itself")
+	if err := chaos.Parse(f, args, stderr); err != nil {
+		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	code, err := runAll(ctx, o, stdout)
-	if err != nil {
-		_, _ = fmt.Fprintln(stderr, "faults:", err)
+	if !slices.ContainsFunc(scenarios(), o.wants) {
+		return chaos.Misused("faults", stderr, "there is no fault with %q in its name", o.only)
 	}
-	return code
+	if o.within != "" {
+		return runAll(ctx, o, stdout)
+	}
+	return chaos.Again(ctx, args, stdout, stderr, func(dir string) error {
+		_, err := chaos.Build(ctx, dir)
+		return err
+	})
 }
 
-func runAll(ctx context.Context, o options, stdout io.Writer) (code int, err error) {
-	dir, err := os.MkdirTemp("", "faults-")
-	if err != nil {
-		return failed, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if o.bin == "" {
-		if o.bin, err = chaos.Build(ctx, dir, ""); err != nil {
-			return failed, err
-		}
-	}
+func (o options) wants(s scenario) bool { return strings.Contains(s.name, o.only) }
+
+func runAll(ctx context.Context, o options, stdout io.Writer) error {
 	_, _ = fmt.Fprintf(stdout, "seed %d\n", o.seed)
+	var errs []error
 	for i, s := range scenarios() {
-		if !strings.Contains(s.name, o.only) || ctx.Err() != nil {
+		if !o.wants(s) || ctx.Err() != nil {
 			continue
 		}
 		begun := queue.Clock()
-		told, err := s.in(ctx, filepath.Join(dir, fmt.Sprint(i)), o)
-		if errors.Is(err, errNoMount) {
-			_, _ = fmt.Fprintf(stdout, "not run: %s\n", err)
-			return notRun, nil
-		}
+		told, err := s.in(ctx, filepath.Join(o.within, "tmp", fmt.Sprint(i)), o)
 		word := "ok"
+		if missing := (chaos.NotRun{}); errors.As(err, &missing) {
+			return err
+		}
 		if err != nil {
-			word, code = "FAILED: "+err.Error(), failed
+			word = "FAILED: " + err.Error()
+			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))
 		}
 		_, _ = fmt.Fprintf(stdout, "%-28s %5.1f s  %s; %s\n", s.name, queue.Clock().Sub(begun).Seconds(), strings.Join(told, ", "), word)
 	}
-	if ctx.Err() != nil {
-		return failed, ctx.Err()
-	}
-	return code, nil
+	return errors.Join(append(errs, ctx.Err())...)
 }
-
-var errNoMount = errors.New("nothing can be mounted here")
 
 // scenario is a fault and what is promised of it.
 type scenario struct {

@@ -169,10 +169,16 @@ func (v *visit) exchange(c net.Conn, request string, status, each int) error {
 // signatures sends requests of wrong signatures as fast as they are answered.
 // Where nothing else goes on, nothing is written but a worker's heartbeat.
 func (v *visit) signatures(request string) error {
-	before := v.written()
-	err := v.requests(8, request, http.StatusUnauthorized, 50)
-	if grown := v.written() - before; v.alone && grown > heartbeats {
-		v.complain("%d bytes were written for %d refusals", grown, v.refused.Load())
+	salt, before, err := v.written()
+	if err != nil {
+		return err
+	}
+	if err := v.requests(8, request, http.StatusUnauthorized, 50); err != nil {
+		return err
+	}
+	now, pages, err := v.written()
+	if v.alone && (now != salt || pages-before > heartbeats) {
+		v.complain("%d pages were written for %d refusals, to log %x and then %x", pages-before, v.refused.Load(), salt, now)
 	}
 	return err
 }

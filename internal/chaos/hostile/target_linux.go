@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -28,7 +29,7 @@ const (
 	latest     = time.Second     // the p99 of good deliveries, beside a flood
 	inTime     = 8 * time.Second // any of them
 	clockTicks = 100             // of /proc/PID/stat: Linux' USER_HZ
-	heartbeats = 128 << 10       // bytes of the write-ahead log, of a few
+	heartbeats = 32              // pages of the write-ahead log, of a few
 )
 
 // target is the server that is attacked, and the good deliveries to it.
@@ -217,13 +218,15 @@ func (t *target) rows(ctx context.Context) (n int, err error) {
 	return n, db.QueryRowContext(ctx, `SELECT count(*) FROM webhook_events`).Scan(&n)
 }
 
-// written is the size of the write-ahead log.
-func (t *target) written() int64 {
-	st, err := os.Stat(t.site.Database + "-wal")
-	if err != nil {
-		return 0
+// written is which log it is, by its salt, and how many pages were committed to
+// it, as its index says (sqlite.org/walformat.html): its file is written over, and
+// does not grow.
+func (t *target) written() (salt uint64, pages uint32, err error) {
+	index, err := os.ReadFile(t.site.Database + "-shm")
+	if err != nil || len(index) < 40 {
+		return 0, 0, fmt.Errorf("the index of the log has %d bytes: %w", len(index), err)
 	}
-	return st.Size()
+	return binary.NativeEndian.Uint64(index[32:]), binary.NativeEndian.Uint32(index[16:]), nil
 }
 
 func (t *target) logSize() int64 {
@@ -238,7 +241,8 @@ func (t *target) logSize() int64 {
 func (t *target) refusalLines(from int64) int {
 	text, err := os.ReadFile(t.node.LogFile())
 	if err != nil || int64(len(text)) < from {
-		return -1
+		t.complain("the log has %d bytes, fewer than before (%v)", len(text), err)
+		return 0
 	}
 	n := 0
 	for line := range bytes.Lines(text[from:]) {

@@ -89,8 +89,8 @@ func TestRestoreKilledAtCalls(t *testing.T) {
 				continue
 			}
 			whole++
-			p.run("restore", file, "--database", file+".restored")
-			if n := count(file + ".restored"); n != after {
+			p.run("restore", file, "--database", file+".again")
+			if n := count(file + ".again"); n != after {
 				t.Errorf("backup killed before %s %d: a file with %d events, want %d", call, k, n, after)
 			}
 		}

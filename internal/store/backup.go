@@ -59,6 +59,9 @@ func Backup(ctx context.Context, o BackupOptions) (snap Snapshot, err error) {
 	}
 	o.Options = o.withDefaults()
 	useOFDLocks(ctx, o.Log)
+	if err := errors.Join(checkName(realPath(o.Database)), checkName(o.File)); err != nil {
+		return snap, err
+	}
 	if err := o.mustExist(); err != nil {
 		return snap, err
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"orchestrate/internal/queue"
 )
@@ -148,7 +149,7 @@ func TestBackupRefuses(t *testing.T) {
 	}{
 		{"a file that is there", "q.db", "there", false, queue.ErrRefused, "add --force"},
 		{"the database", "q.db", "q.db", true, queue.ErrInvalid, "is the database itself"},
-		{"its log", "q.db", "q.db-wal", true, queue.ErrInvalid, "is the database itself"},
+		{"its log", "q.db", "q.db-wal", true, queue.ErrInvalid, "end in -wal"},
 		{"the database by a link", "link.db", "q.db", true, queue.ErrInvalid, "is the database itself"},
 		{"a name with a log beside it", "q.db", "other", true, queue.ErrRefused, "other-wal is there"},
 		{"a directory", "q.db", ".", true, queue.ErrInvalid, "is no file"},
@@ -374,13 +375,14 @@ func TestRestoreKilled(t *testing.T) {
 			must(t, os.WriteFile(database+".restoring", []byte("half"), 0o600))
 		} else {
 			want = 4
-			backup(t, other, restored(database))
-			kept, err := aside(database, restored(database))
-			must(t, err)
-			for _, suffix := range append(parts(), "")[:moved] {
-				must(t, moveNew(database+suffix, kept+suffix))
-			}
+			const at = "20261124T155901.285Z"
+			must(t, noteUnfinished(database, at))
+			backup(t, other, other+"-copy")
+			must(t, os.Rename(other+"-copy", restored(database)))
 			toWAL(t, restored(database))
+			for _, suffix := range append(parts(), "")[:moved] {
+				must(t, moveNew(database+suffix, before(database, at)+suffix))
+			}
 		}
 		r, err := openSQLite(t.Context(), Options{Database: database})
 		if err != nil {
@@ -401,5 +403,84 @@ func TestRestoreKilled(t *testing.T) {
 		if events, err := open(t, kept[0]).List(t.Context(), queue.Filter{}, 100); err != nil || len(events) != 9 {
 			t.Errorf("%d moved: the old one has %d events, %v; want 9", moved, len(events), err)
 		}
+	}
+}
+
+// TestFileOfThatNameIsNoRestore: only a restore has a database replaced, whatever
+// lies beside it.
+func TestFileOfThatNameIsNoRestore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	database, file := filepath.Join(dir, "q.db"), filepath.Join(dir, "b.db")
+	s := open(t, database)
+	deliver(t, s, 0, 1)
+	backup(t, database, file)
+	must(t, os.Rename(file, restored(database)))
+	deliver(t, s, 1, 2)
+	beside, err := openSQLite(t.Context(), Options{Database: database, Timeout: time.Second})
+	if err != nil {
+		t.Fatalf("beside a process: %v", err)
+	}
+	must(t, errors.Join(beside.Close(), s.Close()))
+	if events, err := open(t, database).List(t.Context(), queue.Filter{}, 10); err != nil || len(events) != 2 {
+		t.Errorf("after a restart: %d events, %v; want 2", len(events), err)
+	}
+}
+
+// TestReservedNames: what would be taken for a part of a database is refused as
+// the name of one, or of a backup.
+func TestReservedNames(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	database, file := filepath.Join(dir, "q.db"), filepath.Join(dir, "b.db")
+	must(t, open(t, database).Close())
+	backup(t, database, file)
+	for _, suffix := range []string{"-wal", "-shm", "-journal", ".lock", ".migrate-lock", ".restoring", ".restored", ".reserve", ".checked", ".sync-failed"} {
+		name := filepath.Join(dir, "other.db") + suffix
+		_, opened := Open(t.Context(), Options{Database: name, Create: true})
+		_, migrated := MigrateUp(t.Context(), Options{Database: name})
+		_, backedUp := Backup(t.Context(), backupOf(database, name))
+		_, restoredTo := Restore(t.Context(), restoreOf(name, file))
+		_, restoredFrom := Restore(t.Context(), restoreOf(database, name))
+		for what, err := range map[string]error{"open": opened, "migrate": migrated, "backup": backedUp, "restore to": restoredTo, "restore from": restoredFrom} {
+			if !errors.Is(err, queue.ErrInvalid) || !strings.Contains(fmt.Sprint(err), "other.db"+suffix) {
+				t.Errorf("%s %s: got %v, want ErrInvalid, and the name", what, suffix, err)
+			}
+		}
+	}
+	o := backupOf(database, database+".lock")
+	o.Force = true
+	if _, err := Backup(t.Context(), o); !errors.Is(err, queue.ErrInvalid) {
+		t.Errorf("backup --force into the lock: got %v, want ErrInvalid", err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "other*"))
+	if must(t, err); len(left) > 0 {
+		t.Errorf("a refusal made %q", left)
+	}
+}
+
+// TestWhatIsHeldIsNamed: whoever can't go on is told what to do.
+func TestWhatIsHeldIsNamed(t *testing.T) {
+	t.Parallel()
+	database := filepath.Join(t.TempDir(), "q.db")
+	must(t, open(t, database).Close())
+	lock, err := Options{Database: database}.useLock()
+	must(t, err)
+	if free, err := lock.TryLock(); err != nil || !free {
+		t.Fatal(free, err)
+	}
+	_, err = openSQLite(t.Context(), Options{Database: database, Timeout: time.Second})
+	if !errors.Is(err, queue.ErrUnavailable) || !strings.Contains(err.Error(), "q.db.lock") || !strings.Contains(err.Error(), "try again") {
+		t.Errorf("while another process holds it: got %v", err)
+	}
+	must(t, lock.Unlock())
+	const at = "20261124T155901.285Z"
+	must(t, noteUnfinished(database, at))
+	for _, path := range []string{restored(database), before(database, at)} {
+		must(t, os.WriteFile(path, nil, 0o600))
+	}
+	_, err = openSQLite(t.Context(), Options{Database: database})
+	if want := "move " + before(database, at) + " to another directory"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("with both there: got %v, want %q", err, want)
 	}
 }

@@ -4,11 +4,29 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"orchestrate/internal/queue"
 
 	"github.com/gofrs/flock"
 )
+
+const lockSuffix = ".lock"
+
+// reserved are the ends of the names of what lies beside a database.
+var reserved = append(parts(), lockSuffix, migrateSuffix, restoringSuffix, restoredSuffix, reserveSuffix, checkedSuffix, markSuffix)
+
+// checkName refuses the name of a database, or of a backup, that would be taken for
+// a part of another.
+func checkName(path string) error {
+	for _, suffix := range reserved {
+		if name, ok := strings.CutSuffix(path, suffix); ok {
+			return fmt.Errorf("%w: %s: names that end in %s are for what lies beside a database; take another, as %s",
+				queue.ErrInvalid, path, suffix, name+"-"+suffix[1:]+".db")
+		}
+	}
+	return nil
+}
 
 // openBeside opens a file of ours beside a database. The daemon's user may write to
 // that directory, and root runs commands, too: what lies there under our name may

@@ -17,13 +17,15 @@ const (
 	checkEvery = 20 * time.Hour
 	// checkFor bounds a check. While SQLite looks at the structure the WAL grows.
 	checkFor = time.Minute
+
+	checkedSuffix = ".checked"
 )
 
 // Check implements queue.Store. First the structure is checked, then, in what is
 // left of its time, bodies against their digests, from where the last check
 // ended. A file beside the database keeps that, and by its time when that was.
 func (s *SQLite) Check(ctx context.Context) (queue.Checked, error) {
-	stamp := realPath(s.database) + ".checked"
+	stamp := realPath(s.database) + checkedSuffix
 	info, err := os.Stat(stamp)
 	if age := queue.Clock().Sub(modTime(info, err)); age >= 0 && age < checkEvery {
 		return queue.Checked{State: queue.CheckNotDue}, nil

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"orchestrate/internal/queue"
@@ -24,7 +26,7 @@ const lockTick = 25 * time.Millisecond
 
 func (o Options) useLock() (*flock.Flock, error) {
 	database := realPath(o.Database)
-	return lockBeside(database+".lock", database)
+	return lockBeside(database+lockSuffix, database)
 }
 
 // realPath follows links, as SQLite does to find the files beside a database.
@@ -50,18 +52,22 @@ func enter(ctx context.Context, o Options) (leave func(), err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(o.Timeout, time.Second))
 	defer cancel()
-	for {
+	for wait := lockTick; ; {
 		if err := firstIn(ctx, o, lock); err != nil {
 			return nil, err
 		}
 		if _, err := lock.TryRLockContext(ctx, lockTick); err != nil {
 			return nil, o.notLocked(lock, err)
 		}
-		if _, err := os.Lstat(restored(o.Database)); err != nil {
+		left, err := unfinished(o.Database)
+		if err == nil && left == "" {
 			return func() { _ = lock.Unlock() }, nil // the kernel would do it, too
 		}
-		if err := lock.Unlock(); err != nil { // of a restore that died in between
+		if err := errors.Join(err, lock.Unlock()); err != nil { // a restore died in between
 			return nil, o.notLocked(lock, err)
+		}
+		if !pause(ctx, &wait) {
+			return nil, o.notLocked(lock, ctx.Err())
 		}
 	}
 }
@@ -74,7 +80,7 @@ func firstIn(ctx context.Context, o Options, lock *flock.Flock) error {
 		return o.notLocked(lock, err)
 	}
 	if !alone {
-		return context.Cause(ctx)
+		return nil
 	}
 	if _, err = finishRestore(o.Database); err == nil {
 		err = inspect(o.Database)
@@ -84,7 +90,8 @@ func firstIn(ctx context.Context, o Options, lock *flock.Flock) error {
 
 func (o Options) notLocked(lock *flock.Flock, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%w: its files are being replaced by orchestrate restore; try again", queue.ErrUnavailable)
+		return fmt.Errorf("%w: another process holds %s: it is the first to open the database, or orchestrate restore; try again, or with more --timeout",
+			queue.ErrUnavailable, lock.Path())
 	}
 	return notLocked(lock.Path(), err)
 }
@@ -116,6 +123,45 @@ func enterAlone(ctx context.Context, o Options) (leave func(), err error) {
 		return nil, errors.Join(context.Cause(ctx), o.notLocked(lock, err))
 	}
 	return func() { _ = lock.Unlock() }, nil
+}
+
+// nameTime is how a moment is written into the name of a file.
+const nameTime = "20060102T150405.000Z"
+
+// unfinished is when the restore began whose new database is whole on disk and not
+// in its place yet; empty: there is none. It has written that into the lock, which
+// it held alone: what merely has the name of a new database is a file like any other.
+func unfinished(database string) (at string, err error) {
+	database = realPath(database)
+	f, err := openBeside(database+lockSuffix, database, os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	b := make([]byte, len(nameTime))
+	if _, err = f.ReadAt(b, noteAt); errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return strings.Trim(string(b), "\x00"), err
+}
+
+// noteAt is where that stands: Windows keeps the first byte of a lock from all
+// who don't hold it.
+const noteAt = 1
+
+// noteUnfinished has it on disk; empty: it is finished.
+func noteUnfinished(database, at string) error {
+	f, err := openBeside(database+lockSuffix, database, os.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, len(nameTime))
+	copy(b, at)
+	_, err = f.WriteAt(b, noteAt)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // inspect is ErrDamaged where files of a database are missing, or its log was

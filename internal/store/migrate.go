@@ -102,6 +102,9 @@ func migrate(ctx context.Context, o Options, fn func(context.Context, *goose.Pro
 
 // migrateSQLite creates the file if need be.
 func migrateSQLite(ctx context.Context, o Options, fn func(context.Context, *goose.Provider) error) (version int64, err error) {
+	if err := checkName(realPath(o.Database)); err != nil {
+		return 0, err
+	}
 	useOFDLocks(ctx, o.Log)
 	defer func() {
 		if err != nil {
@@ -155,6 +158,8 @@ func (d dialect) step(ctx context.Context, db *sql.DB, fn func(context.Context, 
 	return d.version(ctx, db)
 }
 
+const migrateSuffix = ".migrate-lock"
+
 // lockMigrations keeps two processes from migrating at once. The kernel frees
 // the lock when its holder dies. It is a file beside the database: nothing but
 // SQLite may open those.
@@ -164,7 +169,7 @@ func lockMigrations(ctx context.Context, o Options) (unlock func(), err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(o.Timeout, time.Second))
 	defer cancel()
-	lock, err := lockBeside(o.Database+".migrate-lock", realPath(o.Database))
+	lock, err := lockBeside(o.Database+migrateSuffix, realPath(o.Database))
 	if err != nil {
 		return nil, err
 	}

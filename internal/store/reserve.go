@@ -15,7 +15,9 @@ import (
 // database before anything can be deleted, and for the deleting itself.
 const reserveSize = 16 << 20
 
-func reservePath(database string) string { return realPath(database) + ".reserve" }
+const reserveSuffix = ".reserve"
+
+func reservePath(database string) string { return realPath(database) + reserveSuffix }
 
 // KeepReserve keeps a file of 16 MiB beside a SQLite database, which a cleanup
 // gives up first: to delete takes room in the WAL, and a full disk has none. The

@@ -35,9 +35,9 @@ type Restored struct {
 
 // Restore replaces a SQLite database that no process has open. The new one is
 // made and checked under another name; the present one is renamed, with the
-// files beside it. From the moment at which the new one is whole on disk, whoever
-// opens the database finishes what a restore that died had begun: there is the
-// old one or the new one, never parts of both.
+// files beside it. From the moment at which the new one is whole on disk, and has
+// its name, whoever opens the database finishes what a restore that died had begun:
+// there is the old one or the new one, never parts of both.
 //
 // ErrInvalid on PostgreSQL; ErrNotFound where there is no such file; ErrRefused
 // while a process has either open; ErrDamaged where the file is; ErrSchema where
@@ -49,6 +49,9 @@ func Restore(ctx context.Context, o RestoreOptions) (done Restored, err error) {
 	}
 	o.Options = o.withDefaults()
 	useOFDLocks(ctx, o.Log)
+	if err := errors.Join(checkName(realPath(o.Database)), checkName(realPath(o.File))); err != nil {
+		return done, err
+	}
 	if n, err := size(realPath(o.File)); err != nil || n < 0 {
 		return done, errors.Join(err, fmt.Errorf("backup %s: %w", o.File, queue.ErrNotFound))
 	}
@@ -68,7 +71,7 @@ func Restore(ctx context.Context, o RestoreOptions) (done Restored, err error) {
 	if err != nil {
 		return done, err
 	}
-	next := o.Database + ".restoring"
+	next := o.Database + restoringSuffix
 	if err := removeDatabase(next); err != nil { // of one that died
 		return done, err
 	}
@@ -281,15 +284,21 @@ func (o RestoreOptions) commit(ctx context.Context, next string, done *Restored)
 	if done.Bytes, err = syncFile(openBeside(next, o.Database, os.O_RDWR)); err != nil {
 		return "", err
 	}
-	if kept, err = aside(o.Database, next); err != nil {
+	info, err := os.Stat(next)
+	if err != nil {
 		return "", err
 	}
+	at := info.ModTime().UTC().Format(nameTime)
+	kept = before(o.Database, at)
 	for _, suffix := range append(parts(), "") { // nothing may be in the way of those who finish it
 		if n, err := size(kept + suffix); err != nil || n >= 0 {
 			return "", errors.Join(err, fmt.Errorf("%w: %s is there; run the same command again", queue.ErrRefused, kept+suffix))
 		}
 	}
 	if err := context.Cause(ctx); err != nil { // from here on it is done
+		return "", err
+	}
+	if err := noteUnfinished(o.Database, at); err != nil {
 		return "", err
 	}
 	if err := os.Rename(next, restored(o.Database)); err != nil {
@@ -301,48 +310,53 @@ func (o RestoreOptions) commit(ctx context.Context, next string, done *Restored)
 	return finishRestore(o.Database)
 }
 
+const restoringSuffix, restoredSuffix = ".restoring", ".restored"
+
 // restored is the name of a new database that is whole, and has only to be put
 // into its place.
-func restored(database string) string { return realPath(database) + ".restored" }
+func restored(database string) string { return realPath(database) + restoredSuffix }
 
-// aside is the name that the present database gets when a new one takes its
-// place. It comes from the new one, so that whoever goes on uses the same.
-func aside(database, next string) (string, error) {
-	info, err := os.Stat(next)
-	if err != nil {
-		return "", err
-	}
-	return realPath(database) + ".before-" + info.ModTime().UTC().Format("20060102T150405.000Z"), nil
-}
+// before is the name that the present database gets when a new one takes its place.
+func before(database, at string) string { return realPath(database) + ".before-" + at }
 
 // finishRestore puts a new database that waits for it into its place, and returns
 // what the old one is called now; empty where there was none. It can be called
 // again wherever it was broken off. Nobody may have the database open.
 func finishRestore(database string) (kept string, err error) {
 	database = realPath(database)
-	next := restored(database)
-	if n, err := size(next); err != nil || n < 0 {
+	at, err := unfinished(database)
+	if err != nil || at == "" {
 		return "", err
 	}
-	to, err := aside(database, next)
+	to := before(database, at)
+	n, err := size(restored(database))
+	if err == nil && n >= 0 { // else it died before that had its name, or afterwards
+		err = putInPlace(database, restored(database), to)
+	}
+	if err == nil {
+		err = syncDirs(filepath.Dir(database))
+	}
 	if err != nil {
 		return "", err
 	}
+	for _, suffix := range append(parts(), "") {
+		if n, err := size(to + suffix); err == nil && n >= 0 {
+			kept = to
+		}
+	}
+	return kept, noteUnfinished(database, "")
+}
+
+func putInPlace(database, next, to string) error {
 	for _, suffix := range append(parts(), "") { // the database last: without its log it must not be opened
 		if err := moveNew(database+suffix, to+suffix); err != nil {
-			return "", err
+			return err
 		}
 	}
 	if err := syncDirs(filepath.Dir(database)); err != nil {
-		return "", err
+		return err
 	}
-	if err := moveNew(next, database); err != nil {
-		return "", err
-	}
-	if n, err := size(to); err == nil && n >= 0 {
-		kept = to
-	}
-	return kept, syncDirs(filepath.Dir(database))
+	return moveNew(next, database)
 }
 
 // moveNew renames a file, if it is there, to a name that is not.
@@ -353,7 +367,7 @@ func moveNew(from, to string) error {
 	}
 	b, err := size(to)
 	if err == nil && b >= 0 {
-		err = errors.New("both are there")
+		err = fmt.Errorf("both are there; move %s to another directory, then run the same command again", to)
 	}
 	if err == nil {
 		err = os.Rename(from, to)

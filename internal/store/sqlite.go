@@ -41,6 +41,9 @@ const readers = 4
 func openSQLite(ctx context.Context, o Options) (*SQLite, error) {
 	o = o.withDefaults()
 	useOFDLocks(ctx, o.Log)
+	if err := checkName(realPath(o.Database)); err != nil {
+		return nil, err
+	}
 	if !o.Create {
 		if err := o.mustExist(); err != nil {
 			return nil, err
@@ -218,7 +221,7 @@ func (o Options) mustExist() error {
 	}
 	_, err := os.Stat(o.Database)
 	if errors.Is(err, fs.ErrNotExist) {
-		if n, err := size(restored(o.Database)); err == nil && n >= 0 {
+		if at, err := unfinished(o.Database); err == nil && at != "" {
 			return nil // it is there as soon as somebody enters
 		}
 		return fmt.Errorf("%w: there is none at %s; start orchestrate serve or orchestrate migrate, or name another with --database",

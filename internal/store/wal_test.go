@@ -92,7 +92,7 @@ func TestSoundLogs(t *testing.T) {
 	l := newLogs(t)
 	a, b, c := l.after(t, 30), l.after(t, 15), l.after(t, 4)
 	d := l.after(t, 1, 1, 1)
-	if !(len(a.log) > len(b.log) && len(b.log) > len(c.log) && len(c.log) > walFrame) {
+	if len(a.log) <= len(b.log) || len(b.log) <= len(c.log) || len(c.log) <= walFrame {
 		t.Fatalf("logs of %d, %d, %d bytes; want each shorter", len(a.log), len(b.log), len(c.log))
 	}
 	torn := over(c, a, b) // the power fails while c is synced, and its first frame is not on disk

@@ -40,7 +40,7 @@ func (w *worker) readClock(ctx context.Context) (Time, error) {
 		r.jumped, r.looked = r.at, time.Time{}
 	}
 	if step > clockStep && !last.at.IsZero() {
-		// Nobody has stamped anything with the times that were left out.
+		// The times that were left out are due times only of what failed before.
 		err := w.restamp(ctx, Restamp{Now: r.now, After: last.now.Add(passed), Before: last.now.Add(step), By: step})
 		if err != nil {
 			return 0, err
@@ -54,6 +54,15 @@ func (w *worker) readClock(ctx context.Context) (Time, error) {
 	}
 	w.clock = r
 	return r.now, nil
+}
+
+// setBy is the job by a clock that was set by step while it ran: its outage goes on
+// for as long as it has lasted.
+func (j Job) setBy(step time.Duration) Job {
+	if step.Abs() > clockStep && j.UnavailableSince != 0 {
+		j.DueAt, j.UnavailableSince = j.DueAt.Add(step), j.UnavailableSince.Add(step)
+	}
+	return j
 }
 
 // restampChunk bounds a transaction.

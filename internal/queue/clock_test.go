@@ -85,7 +85,7 @@ func (s *set) Now() queue.Time { return s.Store.Now().Add(time.Duration(s.by.Loa
 // lease is lost.
 func TestClockIsSet(t *testing.T) {
 	const day = 24 * time.Hour
-	for _, step := range []time.Duration{time.Hour, -time.Hour, 10 * 365 * day, -10 * 365 * day, 5 * time.Second} {
+	for _, step := range []time.Duration{time.Hour, -time.Hour, 2 * day, 10 * 365 * day, -10 * 365 * day, 5 * time.Second} {
 		t.Run(step.String(), func(t *testing.T) {
 			t.Parallel()
 			path := filepath.Join(t.TempDir(), "q.db")
@@ -102,7 +102,7 @@ func clockIsSet(t *testing.T, s *set, step time.Duration) {
 		id := task.Event.DeliveryID
 		mu.Lock()
 		starts[id] = append(starts[id], time.Now())
-		first := len(starts[id]) == 1
+		n := len(starts[id])
 		mu.Unlock()
 		switch {
 		case id == "long":
@@ -111,9 +111,9 @@ func clockIsSet(t *testing.T, s *set, step time.Duration) {
 			case <-ctx.Done():
 				return queue.Result{}, context.Cause(ctx)
 			}
-		case id == "away" && first:
+		case id == "away" && n < 3:
 			return queue.Result{}, &queue.UnavailableError{Err: errors.New("503"), RetryAfter: 30 * time.Second}
-		case id == "flaky" && first:
+		case id == "flaky" && n < 2:
 			return queue.Result{}, errors.New("no")
 		}
 		return queue.Result{}, nil
@@ -129,7 +129,7 @@ func clockIsSet(t *testing.T, s *set, step time.Duration) {
 	ids["waiting"] = receive(t, q, "waiting")
 	s.by.Store(int64(step))
 	set := time.Now()
-	pass(time.Minute)
+	pass(2 * time.Minute)
 	for _, stop := range stops {
 		if err := stop(); err != nil {
 			t.Error(err)
@@ -147,9 +147,9 @@ func clockIsSet(t *testing.T, s *set, step time.Duration) {
 		t.Errorf("what waited was started %d times, or late: %v", n, starts["waiting"])
 	}
 	for name, wait := range map[string]time.Duration{"flaky": 20 * time.Second, "away": 30 * time.Second} {
-		at := starts[name]
-		if len(at) != 2 {
-			t.Errorf("%s was started at %v, want twice", name, at)
+		at, want := starts[name], map[string]int{"flaky": 2, "away": 3}[name]
+		if len(at) != want {
+			t.Errorf("%s was started at %v, want %d times", name, at, want)
 			continue
 		}
 		early := min(max(step, 0), 6*time.Second) // by a step that is shorter than what is left of the wait
@@ -158,6 +158,81 @@ func clockIsSet(t *testing.T, s *set, step time.Duration) {
 			t.Errorf("%s was tried again after %s, want %s; the clock was set after %s", name, got, wait, set.Sub(begun))
 		}
 	}
+}
+
+// TestClockIsSetInAnOutage, while a job runs: the outage is neither ended by that
+// nor longer.
+func TestClockIsSetInAnOutage(t *testing.T) {
+	const years = 10 * 365 * 24 * time.Hour
+	for _, step := range []time.Duration{years, time.Hour, -years} {
+		path := filepath.Join(t.TempDir(), "q.db")
+		synctest.Test(t, func(t *testing.T) {
+			s := &set{Store: openStore(t, path)}
+			n := 0
+			r := route("r", func(context.Context, *queue.Task) (queue.Result, error) {
+				if n++; n == 2 {
+					s.by.Store(int64(step))
+				}
+				return queue.Result{}, &queue.UnavailableError{Err: errors.New("503"), RetryAfter: 6 * time.Minute}
+			})
+			r.Retry.Unavailable.For = 10 * time.Minute
+			q := newQueue(t, s, r)
+			id := receive(t, q, "d")
+			stop := start(t, q, queue.WorkerOptions{})
+			pass(7 * time.Minute)
+			d := show(t, q, id)
+			if lasts := q.Now().Sub(d.Jobs[0].UnavailableSince).Round(time.Minute); n != 2 || d.Status != queue.StatusFailed || lasts != 7*time.Minute {
+				t.Errorf("set by %s: it is %s after %d attempts, in an outage of %s; want failed after 2, 7m0s", step, d.Status, n, lasts)
+			}
+			pass(6 * time.Minute)
+			if d := show(t, q, id); n != 3 || d.Status != queue.StatusDeadLetter {
+				t.Errorf("set by %s: it is %s after %d attempts, want dead_letter after 3", step, d.Status, n)
+			}
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestOneLearnsLater that the clock was set, as with PostgreSQL, where each process
+// reads it once a minute: what another has stored by the new clock stays as it is.
+func TestOneLearnsLater(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	synctest.Test(t, func(t *testing.T) {
+		s := openStore(t, path)
+		n := 0
+		r := route("r", func(context.Context, *queue.Task) (queue.Result, error) {
+			if n++; n == 1 {
+				return queue.Result{}, errors.New("no")
+			}
+			return queue.Result{}, nil
+		})
+		r.Retry.Base = 20 * time.Second
+		later := &set{Store: s}
+		stopLater := start(t, newQueue(t, later, r), queue.WorkerOptions{})
+		pass(2 * time.Minute)
+		q := newQueue(t, ahead{s}, r)
+		stop := start(t, q, queue.WorkerOptions{})
+		pass(time.Second)
+		id := receive(t, q, "d")
+		pass(2 * time.Second)
+		if d := show(t, q, id); d.Status != queue.StatusFailed {
+			t.Fatalf("it is %s, want failed", d.Status)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		pass(30 * time.Second) // it is due
+		later.by.Store(int64(hour))
+		pass(10 * time.Second)
+		if d := show(t, q, id); d.Status != queue.StatusCompleted {
+			t.Errorf("it is %s, due at %s, now is %s", d.Status, d.NextRetryAt, q.Now())
+		}
+		if err := stopLater(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestStampedAheadBeforeTheStart: what was stored while the clock was years ahead

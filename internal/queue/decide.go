@@ -64,8 +64,9 @@ var errSkip = errors.New("the route does not want this event")
 func decideAway(s *Settlement, j Job, u Unavailable, away *UnavailableError, now Time, dice float64) {
 	since := now
 	if j.UnavailableSince != 0 {
-		// A clock that is set must not end a streak at once, nor keep it from
-		// ending; and when nobody tried for long, that says little of the other side.
+		// When nobody tried for long, that says little of the other side. A clock
+		// that was set while no worker saw it must not end a streak at once, nor
+		// keep it from ending.
 		gap := now.Sub(j.DueAt)
 		since = min(j.UnavailableSince.Add(max(0, gap-u.For/2)), now)
 	}

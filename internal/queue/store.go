@@ -153,10 +153,11 @@ type ClaimParams struct {
 }
 
 // Restamp says which jobs of a route have a wrong due time, all of them due
-// after After. With By: the retries due before Before, which are due later by
-// that. Without: what was received or failed after After, which is the future;
-// it is due Now, a retry after the whole of its wait. Now is the time of the
-// change in either case.
+// after After. With By: the retries due before Before that failed by After, which
+// are due later by that. Without: what was received or failed after After, which
+// is the future; it is due Now, a retry after the whole of its wait. When they
+// failed and when their outage began is set with it. Now is the time of the change
+// in either case.
 type Restamp struct {
 	Route              string
 	After, Before, Now Time

@@ -498,6 +498,7 @@ func (w *worker) start(j Job, cfg *Config) {
 // attempt runs one job to its settlement.
 func (w *worker) attempt(ctx context.Context, j Job, cfg *Config) {
 	log := w.log.With("event_id", j.EventID, "route", j.Route, "attempt", j.Seq)
+	at, began := Clock(), w.q.Now()
 	res, err := w.perform(ctx, j, cfg, &log)
 	if errors.Is(err, errVanished) {
 		w.count(func() { w.counts.stale++ })
@@ -505,7 +506,9 @@ func (w *worker) attempt(ctx context.Context, j Job, cfg *Config) {
 		return
 	}
 	w.count(func() { w.runs[j.Claim].settling = true })
-	s := decide(j, cfg.Route(j.Route).Retry, err, w.q.Now(), mathrand.Float64()) //nolint:gosec // jitter, not a secret
+	now := w.q.Now()
+	j = j.setBy(now.Sub(began) - Clock().Sub(at))
+	s := decide(j, cfg.Route(j.Route).Retry, err, now, mathrand.Float64()) //nolint:gosec // jitter, not a secret
 	s.Result, s.Version, s.ConfigHash = res, w.o.Version, cfg.Hash
 	w.settle(log, j, s)
 }

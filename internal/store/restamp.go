@@ -17,8 +17,9 @@ const restampQuery = `WITH next AS MATERIALIZED (
 	WHERE (event_id, route) IN (SELECT n.event_id, n.route FROM next n)
 	RETURNING %s`
 
-// Restamp implements queue.Store. What was moved is no longer where it was
-// looked for, so that two who ask for the same move it once.
+// Restamp implements queue.Store. When a retry failed is moved with it, and so is
+// the begin of its outage: thereby two who notice a step one after the other move
+// it once, and the second not what was stored after the first had.
 func (s *shared) Restamp(ctx context.Context, p queue.Restamp) (int, error) {
 	query, a := restampStatement(p)
 	if p.By == 0 { // as nearly always: look before taking the write lock
@@ -53,10 +54,13 @@ func restampStatement(p queue.Restamp) (statement, args) {
 	a := args{p.Route, p.After, p.Limit}
 	if p.By != 0 {
 		before, by := a.add(p.Before), a.add(p.By.Milliseconds())
-		return fillIn(restampQuery, "j.status = 'failed' AND j.due_at < "+before, "due_at = due_at + CAST("+by+" AS BIGINT)",
+		by = "CAST(" + by + " AS BIGINT)"
+		return fillIn(restampQuery, "j.status = 'failed' AND j.finished_at <= $2 AND j.due_at < "+before,
+			"due_at = due_at + "+by+", finished_at = finished_at + "+by+", unavailable_since = unavailable_since + "+by,
 			returning(jobColumns)), a
 	}
 	now := "CAST(" + a.add(p.Now) + " AS BIGINT)"
 	return fillIn(restampQuery, stampedAhead, `due_at = CASE WHEN status = 'pending' THEN `+now+` ELSE `+now+` + due_at - finished_at END,
-		finished_at = CASE WHEN status = 'pending' THEN finished_at ELSE `+now+` END`, returning(jobColumns)), a
+		finished_at = CASE WHEN status = 'pending' THEN finished_at ELSE `+now+` END,
+		unavailable_since = CASE WHEN finished_at > $2 THEN `+now+` + unavailable_since - finished_at ELSE unavailable_since END`, returning(jobColumns)), a
 }

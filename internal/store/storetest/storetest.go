@@ -352,7 +352,11 @@ func restamps(t *testing.T, f *fixture) {
 	w := f.worker(t, "w")
 	pending, failed := f.add(t, "d1", "a"), f.add(t, "d2", "b")
 	j := f.claim(t, w, "b", 1)[0]
-	f.settle(t, j, queue.Settlement{Status: queue.StatusFailed, Ending: queue.EndFailed, RetryCount: 1, DueAt: f.now.Add(time.Minute)})
+	f.settle(t, j, queue.Settlement{
+		Status: queue.StatusFailed, Ending: queue.EndUnavailable, DueAt: f.now.Add(time.Minute), UnavailableSince: f.now.Add(-20 * time.Minute),
+	})
+	j = f.claim(t, w, "a", 1)[0] // given back, in an outage
+	f.settle(t, j, queue.Settlement{Status: queue.StatusPending, Ending: queue.EndStopped, DueAt: j.DueAt, UnavailableSince: f.now.Add(-20 * time.Minute)})
 	move := func(p queue.Restamp) (all []int) {
 		t.Helper()
 		for _, p.Route = range []string{"a", "b"} {
@@ -367,16 +371,24 @@ func restamps(t *testing.T, f *fixture) {
 		return []queue.Time{f.job(t, pending, "a").DueAt, f.job(t, failed, "b").DueAt, f.event(t, failed).NextRetryAt}
 	}
 
+	outages := func() []queue.Time {
+		return []queue.Time{f.job(t, pending, "a").UnavailableSince, f.job(t, failed, "b").UnavailableSince}
+	}
+
 	want(t, "by the same clock", move(queue.Restamp{Now: f.now, After: f.now.Add(time.Second)}), []int{0, 0})
 	ahead := queue.Restamp{Now: right, After: right.Add(time.Second)}
 	want(t, "stamped ahead", move(ahead), []int{1, 1})
 	want(t, "due, after the whole wait", dues(), []queue.Time{right, right.Add(time.Minute), right.Add(time.Minute)})
+	want(t, "the outages are no longer", outages(), []queue.Time{right.Add(-20 * time.Minute), right.Add(-20 * time.Minute)})
 	want(t, "again", move(ahead), []int{0, 0})
 
 	later := queue.Restamp{Now: right.Add(2 * time.Hour), After: right, Before: right.Add(time.Hour), By: 2 * time.Hour}
 	want(t, "later, which pending is not", move(later), []int{0, 1})
 	want(t, "due by the new clock", dues(), []queue.Time{right, right.Add(121 * time.Minute), right.Add(121 * time.Minute)})
+	want(t, "the outage is as long", outages()[1], right.Add(100*time.Minute))
 	want(t, "again", move(later), []int{0, 0})
+	late := queue.Restamp{Now: right.Add(210 * time.Minute), After: right.Add(90 * time.Minute), Before: right.Add(210 * time.Minute), By: 2 * time.Hour}
+	want(t, "again, by one who noticed late", move(late), []int{0, 0})
 	e := f.event(t, failed)
 	want(t, "counters", []int{e.NPending, e.NProcessing, e.NFailed, e.NDead}, []int{0, 0, 1, 0})
 }

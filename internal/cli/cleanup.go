@@ -96,7 +96,7 @@ func runCleanup(ctx context.Context, a *App, o *cleanupOptions) error {
 		return partly(ctx, done, err)
 	}
 	if res.State == queue.CheckUnfinished {
-		a.note("the check of the database took too long and was broken off; orchestrate backup makes all of it, on the copy")
+		a.note("the check of the structure took too long and was broken off; orchestrate backup makes all of it, on the copy")
 	}
 	return damagedPayloads(res.DamagedPayloads)
 }

@@ -239,7 +239,7 @@ const (
 	CheckNone       CheckState = "none"       // of PostgreSQL: it has its own
 	CheckNotDue     CheckState = "not_due"    // there was one within a day
 	CheckPassed     CheckState = "passed"     //
-	CheckUnfinished CheckState = "unfinished" // it would have taken longer than a minute
+	CheckUnfinished CheckState = "unfinished" // it would have taken longer than a minute; bodies were compared
 )
 
 // Stats counts jobs and names who works.

@@ -278,6 +278,22 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestCheckBrokenOff: where the structure takes too long, bodies are compared all
+// the same, and it is not tried again at once.
+func TestCheckBrokenOff(t *testing.T) {
+	t.Parallel()
+	s := open(t, filepath.Join(t.TempDir(), "q.db"))
+	deliver(t, s, 0, 70)
+	execIn(t, s, `UPDATE webhook_payloads SET body = CAST('Body' AS BLOB) WHERE event_id = 70`)
+	got, err := s.checkWithin(t.Context(), 0)
+	if err != nil || got.State != queue.CheckUnfinished || !slices.Equal(got.DamagedPayloads, []int64{70}) {
+		t.Errorf("got %+v, %v; want unfinished, with 70", got, err)
+	}
+	if got, err := s.Check(t.Context()); err != nil || got.State != queue.CheckNotDue {
+		t.Errorf("the next: got %+v, %v; want not_due", got, err)
+	}
+}
+
 // TestBackupOfDamage is none.
 func TestBackupOfDamage(t *testing.T) {
 	t.Parallel()

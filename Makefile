@@ -59,6 +59,7 @@ chaos-programs:
 chaos: chaos-programs ## kills, power losses, failing disks, hostile HTTP, cut networks: 8 minutes
 	bin/crash
 	bin/disk || test $$? = 3
+	bin/faults -short || test $$? = 3
 	bin/hostile || test $$? = 3
 	bin/netns || test $$? = 3
 

@@ -167,12 +167,12 @@ func copyPages(ctx context.Context, o BackupOptions, to string) (snap Snapshot, 
 	if err != nil {
 		return snap, err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
+	defer func() { err = closeTrusted(db, o.Database, err) }()
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return snap, classify(err)
 	}
-	defer func() { _ = conn.Close() }() // with its transaction: the pool is closed next
+	defer func() { _ = conn.Close() }() // with its transaction: the pool is closed next, or the process ends
 	if _, err := conn.ExecContext(ctx, "BEGIN"); err != nil {
 		return snap, classify(err)
 	}

@@ -134,7 +134,7 @@ func migrateSQLite(ctx context.Context, o Options, fn func(context.Context, *goo
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
+	defer func() { err = closeTrusted(db, o.Database, err) }()
 	db.SetMaxOpenConns(1)
 	return sqliteDialect.step(ctx, db, fn)
 }
@@ -206,7 +206,7 @@ func createFile(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
+	defer func() { err = closeTrusted(db, o.Database, err) }()
 	db.SetMaxOpenConns(1)
 	// Not the size of the file: a creation that the power ended may be undone by this.
 	pages, err := one[int64](ctx, db, "PRAGMA page_count")

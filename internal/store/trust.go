@@ -58,6 +58,15 @@ func (w *writer) trusted() error {
 // is a checkpoint.
 func (w *writer) syncFailed() bool { return errors.Is(w.trusted(), queue.ErrBroken) }
 
+// closeTrusted closes a database at the end of what came to err, unless a sync of
+// it failed: as in SQLite.Close, it is then left to the end of the process.
+func closeTrusted(db *sql.DB, database string, err error) error {
+	if errors.Is(classify(err), queue.ErrBroken) || isMarked(realPath(database)) {
+		return err
+	}
+	return errors.Join(err, db.Close())
+}
+
 // settleWAL makes the database whole on disk: what a dead process wrote but had
 // not synced, or could not, is in the page cache alone, and must not be built on.
 // A process that will write does it after every crash, any other after a failed
@@ -113,7 +122,13 @@ func rewriteAlone(ctx context.Context, database string) (alone bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
+	defer func() {
+		if err == nil { // it has no log, or was busy and not opened
+			err = db.Close()
+		} else {
+			err = closeTrusted(db, database, err)
+		}
+	}()
 	conn, err := db.Conn(ctx)
 	if err == nil {
 		defer func() { _ = conn.Close() }() // returns it to the pool

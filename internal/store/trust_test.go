@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"orchestrate/internal/queue"
+
+	"github.com/pressly/goose/v3"
 )
 
 func openFile(t *testing.T, path string, o Options) *SQLite {
@@ -115,6 +117,59 @@ func TestFailedSyncEndsEverybody(t *testing.T) {
 	if workers, err := s.Workers(t.Context()); err != nil || len(workers) != 2 {
 		t.Errorf("workers: got %v, %v, want 2", workers, err)
 	}
+}
+
+// Whoever ends after a sync failed leaves the log as it is, also where it has the
+// last connection: its close would be a checkpoint.
+func TestFailedSyncClosesNothing(t *testing.T) {
+	t.Parallel()
+	t.Run("a backup beside it", func(t *testing.T) {
+		s := openFile(t, filepath.Join(t.TempDir(), "q.db"), Options{Create: true})
+		deliver(t, s, 0, 5)
+		o, ended := backupOf(s.database, filepath.Join(t.TempDir(), "b.db")), false
+		o.Progress = func(string, int64) {
+			if !ended {
+				ended = true
+				_ = s.w.noteBroken(fmt.Errorf("commit: %w", queue.ErrBroken))
+				end(t, s)
+			}
+		}
+		before := fileSize(t, s.database+"-wal")
+		if snap, err := Backup(t.Context(), o); err != nil || snap.Events != 5 {
+			t.Errorf("got %+v, %v; want 5 events", snap, err)
+		}
+		if got := fileSize(t, s.database+"-wal"); got != before || got <= 0 {
+			t.Errorf("the WAL has %d bytes afterwards, want %d as before", got, before)
+		}
+	})
+	t.Run("a migration", func(t *testing.T) {
+		s := openFile(t, filepath.Join(t.TempDir(), "q.db"), Options{Create: true})
+		deliver(t, s, 0, 5)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := migrate(t.Context(), Options{Database: s.database}, func(context.Context, *goose.Provider) error {
+			execFile(t, s.database, "CREATE TABLE x (i)")
+			return queue.ErrBroken
+		})
+		if got := fileSize(t, s.database+"-wal"); !errors.Is(err, queue.ErrBroken) || got <= 0 || !isMarked(s.database) {
+			t.Errorf("got %v, a WAL of %d bytes, marked %v; want ErrBroken, its log, and the mark", err, got, isMarked(s.database))
+		}
+	})
+	t.Run("a start that can't end it", func(t *testing.T) {
+		s := openFile(t, filepath.Join(t.TempDir(), "q.db"), Options{Create: true})
+		deliver(t, s, 0, 5)
+		path := filepath.Join(t.TempDir(), "killed.db")
+		crash(t, s, path)
+		mark(path)
+		if err := errors.Join(os.Remove(path+"-shm"), os.MkdirAll(path+"-shm/x", 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		alone, err := rewriteAlone(t.Context(), path)
+		if got := fileSize(t, path+"-wal"); err == nil || alone || got != 0 {
+			t.Errorf("got %v, %v, a WAL of %d bytes; want an error, and the file, which is empty", alone, err, got)
+		}
+	})
 }
 
 // What a crash left in the WAL is moved before a process that writes begins,

@@ -72,6 +72,7 @@ func TestIdleConnectionsCount(t *testing.T) {
 		if resp, answer := exchange(t, first, request("{}", "{}")); resp.status != 200 {
 			t.Fatalf("got %d %q, want 200", resp.status, answer)
 		}
+		synctest.Wait() // the answer is there before the connection is idle
 		second := b.dial(t)
 		synctest.Wait()
 		b.dial(t)

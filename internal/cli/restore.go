@@ -36,7 +36,7 @@ What came after the backup is not in it. GitHub keeps deliveries for 3 days: hav
 those since then sent again. What ran since then runs again.
 
 Where FILE is the present database itself, damaged, this goes on with what can be
-read of it. It asks on a terminal; elsewhere it wants --yes, if there is a database.`,
+read of it, and ends with 8. It asks on a terminal; elsewhere it wants --yes, if there is a database.`,
 		Example: `  orchestrate restore /var/backups/orchestrate-2026-11-25.db
   sudo -u orchestrate orchestrate restore --yes --config /etc/orchestrate/config.yaml /var/backups/orchestrate.db`,
 		Args: args(1, 1, "a FILE"),
@@ -75,13 +75,15 @@ func runRestore(ctx context.Context, a *App, o *restoreOptions) error {
 	if err := printRestored(a, restored{so.Database, o.file, done}); err != nil {
 		return err
 	}
+	var lost error
 	if done.Lost != "" {
 		a.note("of %s not all could be read: %s", printable(o.file), queue.Printable(done.Lost))
+		lost = fmt.Errorf("%w: what could be read of %s was restored, and not more", queue.ErrDamaged, printable(o.file))
 	}
 	if done.LastReceivedAt != 0 {
 		a.note("its last event was received at %s: have GitHub send again what came later", done.LastReceivedAt)
 	}
-	return damagedPayloads(done.DamagedPayloads)
+	return errors.Join(lost, damagedPayloads(done.DamagedPayloads))
 }
 
 // confirmRestore asks only where there is something to replace.

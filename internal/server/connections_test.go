@@ -84,8 +84,9 @@ func TestIdleConnectionsCount(t *testing.T) {
 }
 
 func TestConnsKeepDescriptorsForTheStore(t *testing.T) {
-	if got, most := (Limits{Conns: 1 << 30}).orDefaults().Conns, descriptors()/2; got != most {
-		t.Errorf("got %d connections, want %d", got, most)
+	const listeners = 2
+	if got, most := listeners*(Limits{Conns: 1 << 30}).orDefaults().Conns, descriptors()/2; got > most {
+		t.Errorf("got %d connections of both listeners, want %d or less", got, most)
 	}
 }
 

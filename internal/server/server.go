@@ -66,7 +66,7 @@ type Limits struct {
 	Size    int64         // bytes of a delivery's body
 	Memory  int64         // bytes of all bodies at a time, and requestCost for each
 	Stores  int           // deliveries that are being stored at a time
-	Conns   int           // connections of a listener; at most half of the descriptors that the process may have
+	Conns   int           // connections of a listener; at most a quarter of the descriptors that the process may have: there are two
 }
 
 // DefaultLimits keep GitHub's 10 seconds (docs.github.com, "Handling failed
@@ -101,7 +101,7 @@ func (l Limits) orDefaults() Limits {
 		Size:    cmp.Or(l.Size, d.Size),
 		Memory:  cmp.Or(l.Memory, d.Memory),
 		Stores:  cmp.Or(l.Stores, d.Stores),
-		Conns:   min(cmp.Or(l.Conns, d.Conns), descriptors()/2),
+		Conns:   min(cmp.Or(l.Conns, d.Conns), descriptors()/4),
 	}
 }
 

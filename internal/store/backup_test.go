@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"database/sql"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -482,5 +483,54 @@ func TestWhatIsHeldIsNamed(t *testing.T) {
 	_, err = openSQLite(t.Context(), Options{Database: database})
 	if want := "move " + before(database, at) + " to another directory"; err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("with both there: got %v, want %q", err, want)
+	}
+}
+
+// TestRestoreOverADamagedDatabase: it, too, may be another program's just now, and
+// has given ids.
+func TestRestoreOverADamagedDatabase(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	database, file := filepath.Join(dir, "q.db"), filepath.Join(dir, "b.db")
+	s := open(t, database)
+	deliver(t, s, 0, 5)
+	backup(t, database, file)
+	deliver(t, s, 5, 9)
+	must(t, s.Close())
+	other, err := sql.Open("sqlite", dsn(database, time.Second)) // knows of no lock of ours
+	must(t, err)
+	defer func() { _ = other.Close() }()
+	_, err = one[int64](t.Context(), other, "SELECT count(*) FROM webhook_events")
+	must(t, err)
+	must(t, os.Remove(database+"-wal"))
+	if err := inspect(database); !errors.Is(err, queue.ErrDamaged) {
+		t.Fatalf("its log is missing: got %v, want ErrDamaged", err)
+	}
+	if _, err := Restore(t.Context(), restoreOf(database, file)); !errors.Is(err, queue.ErrRefused) {
+		t.Errorf("beside a program: got %v, want ErrRefused", err)
+	}
+	must(t, other.Close())
+	must(t, os.WriteFile(database+"-shm", []byte("left"), 0o600))
+	if done := restore(t, database, file); done.Events != 5 || done.Kept == "" {
+		t.Errorf("got %+v, want 5 events", done)
+	}
+	receipt, err := open(t, database).Insert(t.Context(), signed("new", []byte("{}"), "r"))
+	if must(t, err); receipt.EventID != 10 {
+		t.Errorf("a new event has id %d, want 10: 9 was given before", receipt.EventID)
+	}
+}
+
+// TestRestoreKeepsALogAlone: the log of a database that is gone is kept, and told.
+func TestRestoreKeepsALogAlone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	database, file := filepath.Join(dir, "q.db"), filepath.Join(dir, "b.db")
+	must(t, open(t, database).Close())
+	backup(t, database, file)
+	must(t, os.Remove(database))
+	must(t, os.WriteFile(database+"-wal", []byte("precious"), 0o600))
+	done := restore(t, database, file)
+	if done.Kept == "" || string(read(t, done.Kept+"-wal")) != "precious" {
+		t.Errorf("kept as %q, want the log there", done.Kept)
 	}
 }

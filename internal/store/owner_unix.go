@@ -4,6 +4,7 @@ package store
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -42,4 +43,17 @@ func likeOwner(f *os.File, database string) error {
 		return f.Chown(int(owner.Uid), int(owner.Gid))
 	}
 	return nil
+}
+
+// isOpenElsewhere tells whether another has a lock of SQLite's: in WAL mode that is so for
+// as long as it has the database open.
+func isOpenElsewhere(database string) (locked bool, err error) {
+	f, err := os.Open(database) //nolint:gosec // G304: the operator names it
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	lock := syscall.Flock_t{Type: syscall.F_WRLCK, Whence: io.SeekStart}
+	err = syscall.FcntlFlock(f.Fd(), syscall.F_GETLK, &lock)
+	return lock.Type != syscall.F_UNLCK, err
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -91,13 +92,19 @@ func Restore(ctx context.Context, o RestoreOptions) (done Restored, err error) {
 // tells the last id that was given to an event, as far as it can be read. A
 // database that is not whole is left as it is: to close it changes it.
 func (o RestoreOptions) lastUser(ctx context.Context) (lastID int64, err error) {
-	if n, err := size(o.Database); err != nil || n <= 0 || inspect(o.Database) != nil {
+	if n, err := size(o.Database); err != nil || n <= 0 {
 		return 0, err
 	}
-	if settleWAL(ctx, o.Options) != nil { // not even after a failed sync: it is kept as it is
-		return 0, nil
+	used := fmt.Errorf("%w: another program has %s open; stop it, then run the same command again", queue.ErrRefused, o.Database)
+	if locked, err := isOpenElsewhere(o.Database); err != nil || locked {
+		return 0, cmp.Or(err, used)
 	}
-	db, err := sql.Open("sqlite", dsn(o.Database, o.Timeout, "locking_mode(EXCLUSIVE)")+"&mode=rw")
+	options := dsn(o.Database, o.Timeout, "locking_mode(EXCLUSIVE)") + "&mode=rw"
+	whole := inspect(o.Database) == nil && settleWAL(ctx, o.Options) == nil // not even after a failed sync is it changed
+	if !whole {
+		options = "file:" + dsnPath(o.Database) + "?mode=ro&immutable=1"
+	}
+	db, err := sql.Open("sqlite", options)
 	if err != nil {
 		return 0, err
 	}
@@ -105,8 +112,8 @@ func (o RestoreOptions) lastUser(ctx context.Context) (lastID int64, err error) 
 	lastID, err = one[int64](ctx, db, sqliteDialect.lastID)
 	switch {
 	case isBusy(err):
-		err = fmt.Errorf("%w: another program has %s open; stop it, then run the same command again", queue.ErrRefused, o.Database)
-	case err != nil:
+		err = used
+	case !whole || err != nil:
 		err = nil // what is wrong with it is why it is replaced
 	default:
 		err = removeIndex(o.Database)

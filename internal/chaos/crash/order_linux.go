@@ -24,8 +24,13 @@ func (h *harness) order(ctx context.Context) error {
 	if _, err := exec.LookPath("strace"); err != nil {
 		return errMissing{"strace is needed: install it (Debian, Ubuntu: apt-get install strace)"}
 	}
-	seen, early, err := h.trace(ctx, "order", h.bin, nil, 4*time.Second,
-		chaos.Load{Senders: 6, Burst: 20, Pause: 50 * time.Millisecond})
+	seen, early, err := h.trace(ctx, "order", h.bin, nil, func(s *chaos.Sender) {
+		sending, stop := context.WithTimeout(ctx, 4*time.Second)
+		defer stop()
+		s.Run(sending, chaos.Load{
+			Seed: h.seed, Name: "order", Senders: 6, Burst: 20, Pause: 50 * time.Millisecond, MaxBody: 60_000, Events: []string{"push", "ping"},
+		})
+	})
 	if err != nil {
 		return err
 	}
@@ -34,8 +39,12 @@ func (h *harness) order(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	brokenSeen, brokenEarly, err := h.trace(ctx, "order-broken", bin, []string{chaos.MutantVariable + "=ack_before_commit"}, 15*time.Second,
-		chaos.Load{Senders: 1, Burst: 1, Pause: 5 * time.Second}) // one at a time: the sync of another would cover it
+	brokenSeen, brokenEarly, err := h.trace(ctx, "order-broken", bin, []string{chaos.MutantVariable + "=ack_before_commit"}, func(s *chaos.Sender) {
+		for n := range 6 { // one at a time: the sync of another would cover it, as that of a new log's header does
+			s.Post(ctx, chaos.Delivery{ID: fmt.Sprint("broken-", n), Event: "push", Body: []byte("{}")})
+			chaos.Pause(ctx, 2500*time.Millisecond)
+		}
+	})
 	if err != nil {
 		return err
 	}
@@ -49,8 +58,8 @@ func (h *harness) order(ctx context.Context) error {
 	return nil
 }
 
-// trace sends some deliveries, several at once, to a server that is traced.
-func (h *harness) trace(ctx context.Context, name, bin string, env []string, lasts time.Duration, load chaos.Load) (seen, early int, err error) {
+// trace has deliveries sent to a server that is traced.
+func (h *harness) trace(ctx context.Context, name, bin string, env []string, send func(*chaos.Sender)) (seen, early int, err error) {
 	s, err := h.site(name, bin, "")
 	if err != nil {
 		return 0, 0, err
@@ -66,11 +75,8 @@ func (h *harness) trace(ctx context.Context, name, bin string, env []string, las
 	if _, err := s.AwaitReady(ctx, n, time.Minute); err != nil {
 		return 0, 0, err
 	}
-	sending, stop := context.WithTimeout(ctx, lasts)
-	defer stop()
 	sender := chaos.NewSender(chaos.NewLedger(), s.Listen)
-	load.Seed, load.Name, load.MaxBody, load.Events = h.seed, name, 60_000, []string{"push", "ping"}
-	sender.Run(sending, load)
+	send(sender)
 	sender.Close()
 	if _, err := n.Stop(20 * time.Second); err != nil {
 		return 0, 0, err

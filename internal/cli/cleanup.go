@@ -67,7 +67,7 @@ the database, and takes that again at its end.`,
 const maxBatch = 1000
 
 func runCleanup(ctx context.Context, a *App, o *cleanupOptions) error {
-	restore, err := a.freeReserve(o.dryRun)
+	restore, err := a.freeReserve(ctx, o.dryRun)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func damagedPayloads(ids []int64) error {
 
 // freeReserve makes room for what a cleanup writes. What it returns takes the
 // room again.
-func (a *App) freeReserve(dryRun bool) (restore func(), err error) {
+func (a *App) freeReserve(ctx context.Context, dryRun bool) (restore func(), err error) {
 	w, err := a.wire()
 	if err != nil {
 		return nil, err
@@ -130,15 +130,16 @@ func (a *App) freeReserve(dryRun bool) (restore func(), err error) {
 	if dryRun {
 		return func() {}, nil
 	}
+	keep, err := store.FreeReserve(ctx, database)
 	return func() {
 		var err error
 		if a.store != nil {
 			err = a.store.Close() // with what is left of the room given back
 		}
-		if err = errors.Join(err, store.KeepReserve(database)); err != nil {
+		if err = errors.Join(err, keep()); err != nil {
 			a.note("%s; the next cleanup and the next start of serve try again", err)
 		}
-	}, store.FreeReserve(database)
+	}, err
 }
 
 func cleaned(r queue.CleanupResult, o *cleanupOptions) string {

@@ -161,6 +161,11 @@ func (s *SQLite) Close() error {
 // CheckWrites implements queue.Store. The write of a heartbeat is the first to
 // fail where no deliveries come.
 func (s *SQLite) CheckWrites(ctx context.Context) error {
+	done, ok := s.w.yield()
+	done()
+	if !ok {
+		return errCleaning
+	}
 	if !s.w.refused.Load() {
 		return nil
 	}

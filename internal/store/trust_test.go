@@ -280,12 +280,46 @@ func TestReserve(t *testing.T) {
 	if err := KeepReserve(path); err != nil || fileSize(t, reservePath(path)) != reserveSize {
 		t.Errorf("a short one is not made whole: %v", err)
 	}
-	for range 2 {
-		if err := FreeReserve(path); err != nil || fileSize(t, reservePath(path)) != -1 {
-			t.Errorf("free: %v, there are %d bytes", err, fileSize(t, reservePath(path)))
-		}
+	keep, err := FreeReserve(t.Context(), path)
+	if err != nil || fileSize(t, reservePath(path)) > 1 {
+		t.Fatalf("free: %v, there are %d bytes", err, fileSize(t, reservePath(path)))
+	}
+	if err := KeepReserve(path); err != nil || fileSize(t, reservePath(path)) > 1 {
+		t.Errorf("while it is free: %v, there are %d bytes", err, fileSize(t, reservePath(path)))
+	}
+	if err := keep(); err != nil || fileSize(t, reservePath(path)) != reserveSize {
+		t.Errorf("keep: %v, there are %d bytes", err, fileSize(t, reservePath(path)))
 	}
 	if err := KeepReserve(filepath.Join(path, "no", "q.db")); err == nil {
 		t.Error("a reserve that can't be made is no error")
 	}
+}
+
+// TestCleanupHasTheReserve: on a disk that was full deliveries wait for the cleanup,
+// and nothing else does; on another none does.
+func TestCleanupHasTheReserve(t *testing.T) {
+	t.Parallel()
+	s := open(t, "")
+	must(t, KeepReserve(s.database))
+	for _, full := range []bool{false, true} {
+		if full {
+			s.w.fullAt.Store(queue.Clock().UnixNano())
+		}
+		keep, err := FreeReserve(t.Context(), s.database)
+		must(t, err)
+		_, err = s.Insert(t.Context(), signed(fmt.Sprint("during", full), []byte("{}"), "r"))
+		if ready := s.CheckWrites(t.Context()); errors.Is(err, errCleaning) != full || errors.Is(ready, errCleaning) != full {
+			t.Errorf("full %v: a delivery got %v, readiness %v", full, err, ready)
+		}
+		if err := registerAs(t, s, fmt.Sprint(full)); err != nil {
+			t.Errorf("full %v: another write got %v, want nil", full, err)
+		}
+		must(t, keep())
+		deliver(t, s, len(fmt.Sprint(full)), 1+len(fmt.Sprint(full)))
+	}
+	s.w.fullAt.Store(queue.Clock().Add(-longFull - time.Minute).UnixNano())
+	keep, err := FreeReserve(t.Context(), s.database)
+	must(t, err)
+	deliver(t, s, 9, 10)
+	must(t, keep())
 }

@@ -44,6 +44,7 @@ type writer struct {
 	why      error         // to be read once broken is closed
 	breaking sync.Once
 	refused  atomic.Bool   // the disk did not take the last write
+	fullAt   atomic.Int64  // when it last did not take one, in nanoseconds
 	patience time.Duration // for the lock that another process holds
 
 	start   sync.Once
@@ -175,6 +176,16 @@ func (w *writer) gather(o *op) []*op {
 // rolled back and run again, each under a savepoint of its own, so that one bad
 // operation costs its neighbours nothing.
 func (w *writer) commit(group []*op) {
+	done, ok := w.yield()
+	defer done()
+	if !ok {
+		group = slices.DeleteFunc(slices.Clone(group), func(o *op) bool {
+			if o.intake {
+				o.done <- errCleaning
+			}
+			return o.intake
+		})
+	}
 	if len(group) == 0 {
 		return
 	}
@@ -312,6 +323,7 @@ func (w *writer) separately(ctx context.Context, q querier, group []*op, errs []
 func (w *writer) noteBroken(err error) error {
 	if isDiskFailure(err) {
 		w.refused.Store(true) // CheckWrites asks whether it still does
+		w.fullAt.Store(queue.Clock().UnixNano())
 	}
 	switch {
 	case err == nil:
@@ -343,7 +355,11 @@ func (w *writer) shorten(now bool) {
 	}
 	ctx := context.Background()
 	l, err := walLength(ctx, w, "NOOP")
-	if err == nil && (now || l.frames >= longWAL) && l.moved < l.frames {
+	switch {
+	case err != nil:
+	case now: // so that the room of the WAL is free, too
+		_, err = emptyWAL(ctx, w.conn)
+	case l.frames >= longWAL && l.moved < l.frames:
 		_, err = walLength(ctx, w, "PASSIVE")
 	}
 	_ = w.noteBroken(err) // a full disk leaves it as it is, for the next time

@@ -280,14 +280,26 @@ func full(ctx context.Context, l *lab) error {
 	if _, err := await(ctx, "/readyz is 200 after room was made", time.Second, func() bool { return l.ready(ctx) == http.StatusOK }); err != nil {
 		return err
 	}
+	if _, err := await(ctx, "all jobs have run", 30*time.Second, func() bool {
+		code, out, err := l.command(ctx, "events", "list", "--all", "--status", "pending", "-o", "name")
+		return err == nil && code == 0 && out == ""
+	}); err != nil {
+		return err
+	}
 	if err := l.fill(ctx); err != nil {
 		return err
 	}
 	before := l.disk.Used()
+	stop := l.keepSending(ctx)
 	code, out, err := l.command(ctx, "cleanup", "--older-than", "0s")
+	answers := stop()
 	if err != nil || code != 0 {
-		return fmt.Errorf("cleanup on the full disk ended with %d, %w: %s", code, err, out)
+		return fmt.Errorf("cleanup on the full disk, beside answers %v, ended with %d, %w: %s", answers, code, err, out)
 	}
+	if info, err := os.Stat(l.site.Database + ".reserve"); err != nil || info.Size() < 16<<20 {
+		return fmt.Errorf("after the cleanup, beside answers %v, the reserve is %v, %w", answers, info, err)
+	}
+	l.tell("senders meanwhile: %v", answers)
 	l.tell("cleanup on a full disk: %s", strings.TrimSpace(out))
 	l.tell("used %d MB, then %d MB", before>>20, l.disk.Used()>>20)
 	if _, err := await(ctx, "a delivery is taken after the cleanup", time.Second, func() bool {
@@ -297,6 +309,33 @@ func full(ctx context.Context, l *lab) error {
 		return err
 	}
 	return l.check(ctx)
+}
+
+// keepSending has senders at work until it is stopped, and counts what they are
+// answered.
+func (l *lab) keepSending(ctx context.Context) (stop func() map[int]int) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	statuses := map[int]int{}
+	for range 4 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				mu.Lock()
+				d := l.next(200_000)
+				mu.Unlock()
+				status := l.sender.Post(context.WithoutCancel(ctx), d)
+				mu.Lock()
+				statuses[status]++
+				mu.Unlock()
+			}
+		})
+	}
+	return func() map[int]int {
+		cancel()
+		wg.Wait()
+		return statuses
+	}
 }
 
 // fill sends until there is no room for a small one either.

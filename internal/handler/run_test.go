@@ -494,19 +494,21 @@ func TestPreview(t *testing.T) {
 }
 
 func TestTimeout(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name, script, message string
 	}{
-		{"hangs", `exec sleep 1000`, "timed out after 100ms"},
-		{"hangs in a child", `sleep 1000; echo never`, "timed out after 100ms"},
-		{"tells where", `echo waiting; exec sleep 1000`, "timed out after 100ms: waiting"},
-		{"ignores TERM", `trap '' TERM; echo deaf; while :; do sleep 1000; done`, "timed out after 100ms: deaf"},
-		{"ends well, but late", `trap 'exit 0' TERM; echo x; while :; do sleep 1000 & wait; done`, "timed out after 100ms: x"},
-		{"is stopped", `echo x; kill -STOP $$`, "timed out after 100ms: x"},
+		{"hangs", `exec sleep 1000`, "timed out after 1s"},
+		{"hangs in a child", `sleep 1000; echo never`, "timed out after 1s"},
+		{"tells where", `echo waiting; exec sleep 1000`, "timed out after 1s: waiting"},
+		{"ignores TERM", `trap '' TERM; echo deaf; while :; do sleep 1000; done`, "timed out after 1s: deaf"},
+		{"ends well, but late", `trap 'exit 0' TERM; echo x; while :; do sleep 1000 & wait; done`, "timed out after 1s: x"},
+		{"is stopped", `echo x; kill -STOP $$`, "timed out after 1s: x"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := handle(t, Run{Command: shell(tt.script), Timeout: 100 * time.Millisecond, Grace: 100 * time.Millisecond}, `{}`)
+			t.Parallel()
+			_, err := handle(t, Run{Command: shell(tt.script), Timeout: time.Second, Grace: 100 * time.Millisecond}, `{}`)
 			if kindOf(err) != "retry" || message(err) != tt.message {
 				t.Errorf("outcome = %s %q, want retry %q", kindOf(err), message(err), tt.message)
 			}

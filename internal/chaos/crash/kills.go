@@ -258,7 +258,7 @@ func (d *drill) rest(ctx context.Context, within time.Duration) error {
 		if err == nil && open == 0 {
 			return nil
 		}
-		if chaos.Pause(ctx, 100*time.Millisecond); ctx.Err() != nil {
+		if chaos.Pause(ctx, 250*time.Millisecond); ctx.Err() != nil {
 			return fmt.Errorf("%w: %d jobs are open; %w", context.Cause(ctx), open, err)
 		}
 		for _, n := range append(d.workers, d.serve) { // none may end by itself

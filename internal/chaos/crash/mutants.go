@@ -573,7 +573,7 @@ func (d *drill) await(ctx context.Context, what string, within time.Duration, as
 		if ask(runs) {
 			return nil
 		}
-		if chaos.Pause(ctx, 5*time.Millisecond); ctx.Err() != nil {
+		if chaos.Pause(ctx, 15*time.Millisecond); ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 	}

@@ -25,14 +25,16 @@ UNWATCHED = -gcflags='modernc.org/sqlite/lib=-race=false'
 # The race detector needs cgo and a C compiler; a machine without one still
 # runs every test, and says what it did not look for.
 CC_FOUND := $(shell command -v $${CC:-cc} 2>/dev/null || command -v gcc 2>/dev/null)
+# The longest first, so that none of them runs alone at the end.
+FIRST = ./cmd/orchestrate ./internal/store ./internal/queue
 test: ## all tests
 ifneq ($(CC_FOUND),)
-	CGO_ENABLED=1 go test -race $(UNWATCHED) -timeout 20m ./...
+	CGO_ENABLED=1 go test -race $(UNWATCHED) -timeout 20m $(FIRST) ./...
 else ifeq ($(CI),true)
 	@echo 'no C compiler: the race detector cannot run' >&2; exit 1
 else
 	@echo 'no C compiler found: testing without the race detector' >&2
-	CGO_ENABLED=0 go test -timeout 20m ./...
+	CGO_ENABLED=0 go test -timeout 20m $(FIRST) ./...
 endif
 
 lint: ## the linters, and the import law

@@ -16,7 +16,7 @@ import (
 // and says which file it is.
 func TestServeEndsOnDamage(t *testing.T) {
 	t.Parallel()
-	p := newProgram(t, killConfig)
+	p := newProgram(t, manyConfig)
 	d := p.serve("--no-process")
 	for i := range 20 {
 		body := fmt.Appendf(nil, `{"here":%d,"pad":"%s"}`, i, strings.Repeat("x", 2000))

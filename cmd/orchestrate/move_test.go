@@ -37,7 +37,7 @@ func TestMoveSurvivesKills(t *testing.T) {
 func moveSurvivesKills(t *testing.T, from, to string) {
 	t.Helper()
 	const events = 300
-	old, next := newProgramOn(t, from, killConfig), newProgramOn(t, to, killConfig)
+	old, next := newProgramOn(t, from, manyConfig), newProgramOn(t, to, manyConfig)
 	d := old.serve()
 	acked := map[string]int64{}
 	send := func(p *program, prefix string, n int) {

@@ -97,6 +97,21 @@ func (n *node) signal(s syscall.Signal) {
 	}
 }
 
+// ledger is the senders' own record of what was acknowledged.
+type ledger struct {
+	mu    sync.Mutex
+	acked map[string]int64 // delivery id to event id
+}
+
+func (l *ledger) note(t *testing.T, id string, event int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if before, known := l.acked[id]; known && before != event {
+		t.Errorf("%s was acknowledged as event %d and as event %d", id, before, event)
+	}
+	l.acked[id] = event
+}
+
 // cluster is all of them, and what their sender knows.
 type cluster struct {
 	t                  *testing.T

@@ -27,7 +27,7 @@ func TestRestoreKilledAtCalls(t *testing.T) {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	const before, after = 5, 9
-	p := newProgram(t, killConfig)
+	p := newProgram(t, manyConfig)
 	d := p.serve("--no-process")
 	send := func(from, to int) {
 		for i := from; i < to; i++ {

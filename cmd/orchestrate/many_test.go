@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-const killConfig = `
+const manyConfig = `
 log: {level: warn}
 processor: {concurrency: 4}
 routes:
@@ -23,25 +23,10 @@ routes:
     run: {command: ["true"]}
 `
 
-// ledger is the senders' own record of what was acknowledged.
-type ledger struct {
-	mu    sync.Mutex
-	acked map[string]int64 // delivery id to event id
-}
-
-func (l *ledger) note(t *testing.T, id string, event int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if before, known := l.acked[id]; known && before != event {
-		t.Errorf("%s was acknowledged as event %d and as event %d", id, before, event)
-	}
-	l.acked[id] = event
-}
-
 // TestManyProcessesOneFile runs everything at once on one database; nobody is
 // told that it is locked.
 func TestManyProcessesOneFile(t *testing.T) {
-	p := newProgram(t, killConfig)
+	p := newProgram(t, manyConfig)
 	daemons := []*daemon{p.serve(), p.start("process"), p.start("process")}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -112,7 +97,7 @@ func TestManyProcessesOneFile(t *testing.T) {
 // TestManyStartAtOnce on a database that is not there yet: one makes it, under a
 // lock, and the others wait.
 func TestManyStartAtOnce(t *testing.T) {
-	p := newProgram(t, killConfig)
+	p := newProgram(t, manyConfig)
 	var wg sync.WaitGroup
 	for range 6 {
 		wg.Go(func() {

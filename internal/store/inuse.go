@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -187,7 +188,30 @@ func inspect(database string) error {
 		// The index is the last to be made, and the first to be removed.
 		return damaged(database, "its log is missing, %s-wal, with every delivery since it was last moved into the database; put it back if you have it", database)
 	case log > 0:
+		if err := checkHeader(database); err != nil {
+			return err
+		}
 		return inspectLog(database)
+	}
+	return nil
+}
+
+// checkHeader is ErrDamaged where a log lies beside a file that is not the database
+// it belongs to: SQLite would move it in there, and then remove it. The mark is in
+// the file since before it had a log.
+func checkHeader(database string) (err error) {
+	f, err := os.Open(database) //nolint:gosec // G304: the operator names it
+	if err != nil {
+		return fmt.Errorf("%w: %w", queue.ErrUnavailable, err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	const at = 68 // sqlite.org/fileformat.html
+	var head [at + 4]byte
+	if _, err := io.ReadFull(f, head[:]); ended(err) != nil {
+		return fmt.Errorf("%w: %w", queue.ErrUnavailable, err)
+	}
+	if binary.BigEndian.Uint32(head[at:]) != applicationID {
+		return damaged(database, "it is no database of this program, but a log is there, %s-wal, which may hold what was acknowledged", database)
 	}
 	return nil
 }

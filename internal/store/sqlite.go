@@ -84,8 +84,9 @@ func openEntered(ctx context.Context, o Options) (*SQLite, error) {
 	s.w = newWriter(s.writes, o)
 	s.runner, s.reads = s.w, reads{s.pool, s.w}
 	if err := s.begin(ctx, o); err != nil {
-		if err = o.failed(err); errors.Is(err, queue.ErrBroken) {
+		if err = o.failed(err); errors.Is(err, queue.ErrBroken) || errors.Is(err, queue.ErrDamaged) {
 			err = s.w.noteBroken(err)
+			s.w.breakWith(err)
 		}
 		return nil, errors.Join(err, s.Close())
 	}
@@ -104,6 +105,7 @@ func (s *SQLite) begin(ctx context.Context, o Options) error {
 	if err := s.check(ctx, o); err != nil {
 		return err
 	}
+	s.w.remember()
 	if !o.Create {
 		return nil
 	}
@@ -143,13 +145,14 @@ func (o Options) failed(err error) error {
 }
 
 // Close waits for the writes that were asked for and closes the file. It may be
-// called again. After a failed sync the file is left to the end of the process:
-// to close the last connection of a database is a checkpoint.
+// called again. After a failed sync, or of a damaged database, the file is left to
+// the end of the process: to close the last connection is a checkpoint, after which
+// the log is gone.
 func (s *SQLite) Close() error {
 	var err error
 	s.closing.Do(func() {
 		s.w.close()
-		if s.w.syncFailed() {
+		if keepsLog(s.w.database, s.w.trusted()) {
 			return
 		}
 		err = errors.Join(s.writes.Close(), s.pool.Close())

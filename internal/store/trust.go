@@ -39,32 +39,67 @@ func isMarked(database string) bool {
 }
 
 // trusted is ErrBroken after a failed sync of this process or another, and
-// ErrDamaged after damage was met.
+// ErrDamaged after damage was met, or files were taken away.
 func (w *writer) trusted() error {
 	select {
 	case <-w.broken:
 		return w.why
 	default:
 	}
-	if !isMarked(w.database) {
+	err := w.inPlace()
+	if isMarked(w.database) {
+		err = queue.ErrBroken
+	}
+	if err == nil {
 		return nil
 	}
-	w.breakWith(queue.ErrBroken)
+	w.breakWith(err)
 	<-w.broken
 	return w.why
 }
 
-// syncFailed: nothing may be closed, as to close the last connection of a database
-// is a checkpoint.
-func (w *writer) syncFailed() bool { return errors.Is(w.trusted(), queue.ErrBroken) }
+// openFiles are those that a process has open, by their suffixes.
+type openFiles map[string]fs.FileInfo
+
+// remember is called once SQLite has opened them: while it has, it neither removes
+// nor replaces one.
+func (w *writer) remember() {
+	w.opened = openFiles{}
+	for _, suffix := range []string{"", "-wal"} {
+		if info, err := os.Stat(w.database + suffix); err == nil {
+			w.opened[suffix] = info
+		}
+	}
+}
+
+// inPlace is ErrDamaged where somebody has removed or replaced a file that is
+// open: what is written into that, nobody finds again.
+func (w *writer) inPlace() error {
+	for suffix, was := range w.opened {
+		now, err := os.Stat(w.database + suffix)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(was, now) {
+			return fmt.Errorf("%w: %s was removed or replaced while it was open; stop what uses the database, and put the file back or restore a backup: orchestrate restore BACKUP",
+				queue.ErrDamaged, w.database+suffix)
+		}
+	}
+	return nil
+}
 
 // closeTrusted closes a database at the end of what came to err, unless a sync of
-// it failed: as in SQLite.Close, it is then left to the end of the process.
+// it failed or it is damaged: as in SQLite.Close, it is then left to the end of the
+// process.
 func closeTrusted(db *sql.DB, database string, err error) error {
-	if errors.Is(classify(err), queue.ErrBroken) || isMarked(realPath(database)) {
+	if database = realPath(database); isMarked(database) || keepsLog(database, classify(err)) {
 		return err
 	}
 	return errors.Join(err, db.Close())
+}
+
+// keepsLog: nothing may be closed, as to close the last connection of a database is
+// a checkpoint, after which its log is removed. An empty log may go.
+func keepsLog(database string, err error) bool {
+	log, statErr := size(database + "-wal")
+	return errors.Is(err, queue.ErrBroken) || errors.Is(err, queue.ErrDamaged) && (log > 0 || statErr != nil)
 }
 
 // settleWAL makes the database whole on disk: what a dead process wrote but had

@@ -37,6 +37,7 @@ const (
 type writer struct {
 	db       *sql.DB
 	database string
+	opened   openFiles
 	urgent   chan *op // settles, claims, heartbeats, verbs: before intake
 	intake   chan *op
 
@@ -411,10 +412,10 @@ func emptyWAL(ctx context.Context, conn *sql.Conn) (done bool, err error) {
 }
 
 // release closes the connection for good, whatever its state; the next
-// transaction opens another. After a failed sync it stays: to close the last
-// connection of a database is a checkpoint.
+// transaction opens another. After a failed sync, or of a damaged database, it
+// stays.
 func (w *writer) release() {
-	if w.syncFailed() {
+	if keepsLog(w.database, w.trusted()) {
 		return
 	}
 	for _, s := range w.stmts {

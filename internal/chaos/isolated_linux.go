@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // setUp makes of new namespaces what programs expect of a machine: /proc is that
@@ -36,7 +37,13 @@ func Isolated(ctx context.Context, unshare uintptr, dir, script string, args ...
 		Cloneflags:   syscall.CLONE_NEWPID,
 		Unshareflags: syscall.CLONE_NEWNS | unshare, // and mounts stay within
 		Pdeathsig:    syscall.SIGKILL,
+		Setpgid:      true,
 	}
+	// The shell, a first process, is not killed by it, but what it runs, which then
+	// unmounts what it has mounted: killed while it waits for a filesystem that it
+	// serves itself, it would never end.
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = 30 * time.Second
 	return cmd
 }
 

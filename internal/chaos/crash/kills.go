@@ -215,7 +215,7 @@ func (d *drill) cycle(ctx context.Context) error {
 // end lets the queue come to rest, stops all and checks.
 func (d *drill) end(ctx context.Context, cycles int) error {
 	begun := queue.Clock()
-	if err := d.rest(ctx, 3*time.Minute); err != nil {
+	if err := d.rest(ctx, 3*time.Minute+time.Duration(cycles)*time.Second); err != nil { // the more was left undone
 		return err
 	}
 	rested := queue.Clock().Sub(begun)
@@ -259,7 +259,7 @@ func (d *drill) rest(ctx context.Context, within time.Duration) error {
 			return nil
 		}
 		if chaos.Pause(ctx, 250*time.Millisecond); ctx.Err() != nil {
-			return fmt.Errorf("%w: %d jobs are open; %w", context.Cause(ctx), open, err)
+			return errors.Join(fmt.Errorf("%w: %d jobs are open", context.Cause(ctx), open), err)
 		}
 		for _, n := range append(d.workers, d.serve) { // none may end by itself
 			select {

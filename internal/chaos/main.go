@@ -52,8 +52,14 @@ func Misused(name string, stderr io.Writer, format string, args ...any) error {
 
 // Main runs the fault test of this name, until it is interrupted, and returns its
 // exit code: 1 when something that was promised did not hold, 2 for a command line
-// that can't be read, 3 where the machine does not allow it.
-func Main(name string, args []string, stdout, stderr io.Writer, test func(ctx context.Context, args []string, stdout, stderr io.Writer) error) int {
+// that can't be read, 3 where the machine does not allow it. Called as "handle" it
+// is the handler of a Site.
+func Main(name string, args []string, stdin io.Reader, stdout, stderr io.Writer,
+	test func(ctx context.Context, args []string, stdout, stderr io.Writer) error,
+) int {
+	if len(args) > 0 && args[0] == "handle" {
+		return Handle(context.Background(), stdin)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	err := test(ctx, args, stdout, stderr)

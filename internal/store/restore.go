@@ -168,7 +168,7 @@ func (o RestoreOptions) fetch(ctx context.Context, to string, done *Restored) er
 // lockSource is ErrRefused where a process has a database open that is to be
 // copied. A backup has no lock beside it.
 func lockSource(file string) (unlock func(), err error) {
-	if n, err := size(file + ".lock"); err != nil || n < 0 {
+	if n, err := size(file + lockSuffix); err != nil || n < 0 {
 		return func() {}, err
 	}
 	lock, err := Options{Database: file}.useLock()

@@ -30,16 +30,13 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "handle" {
-		os.Exit(chaos.Handle(context.Background(), os.Stdin))
-	}
 	if len(os.Args) > 1 && os.Args[1] == "obey" {
 		os.Exit(obey(context.Background(), os.Stdin))
 	}
 	if len(os.Args) > 1 && os.Args[1] == "killat" {
 		os.Exit(chaos.KillAt(context.Background(), os.Args[2:], os.Stdout, os.Stderr))
 	}
-	os.Exit(chaos.Main("crash", os.Args[1:], os.Stdout, os.Stderr, run))
+	os.Exit(chaos.Main("crash", os.Args[1:], os.Stdin, os.Stdout, os.Stderr, run))
 }
 
 // options of a run.

@@ -32,12 +32,7 @@ type options struct {
 	control int            // cycles at most
 }
 
-func main() {
-	if len(os.Args) > 1 && os.Args[1] == "handle" {
-		os.Exit(chaos.Handle(context.Background(), os.Stdin))
-	}
-	os.Exit(chaos.Main("disk", os.Args[1:], os.Stdout, os.Stderr, run))
-}
+func main() { os.Exit(chaos.Main("disk", os.Args[1:], os.Stdin, os.Stdout, os.Stderr, run)) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o, within, err := parse(args, stderr)

@@ -28,7 +28,7 @@ type options struct {
 	only        string
 }
 
-func main() { os.Exit(chaos.Main("hostile", os.Args[1:], os.Stdout, os.Stderr, run)) }
+func main() { os.Exit(chaos.Main("hostile", os.Args[1:], os.Stdin, os.Stdout, os.Stderr, run)) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
 	var o options

@@ -22,7 +22,7 @@ import (
 	"orchestrate/internal/chaos"
 )
 
-func main() { os.Exit(chaos.Main("netns", os.Args[1:], os.Stdout, os.Stderr, run)) }
+func main() { os.Exit(chaos.Main("netns", os.Args[1:], os.Stdin, os.Stdout, os.Stderr, run)) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	runtime.LockOSThread() // with it what we start would end

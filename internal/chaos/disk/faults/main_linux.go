@@ -21,12 +21,7 @@ import (
 	"orchestrate/internal/queue"
 )
 
-func main() {
-	if len(os.Args) > 1 && os.Args[1] == "handle" {
-		os.Exit(chaos.Handle(context.Background(), os.Stdin))
-	}
-	os.Exit(chaos.Main("faults", os.Args[1:], os.Stdout, os.Stderr, run))
-}
+func main() { os.Exit(chaos.Main("faults", os.Args[1:], os.Stdin, os.Stdout, os.Stderr, run)) }
 
 type options struct {
 	only   string
